@@ -1,0 +1,112 @@
+"""Which arithmetic runs, and why. The networks import from here and nowhere else.
+
+`reference()` switches everything inside its block to the slow truth, for tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from petzval.kernels import fast
+from petzval.kernels import reference as slow
+
+_use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=False)
+
+
+@contextmanager
+def reference() -> Iterator[None]:
+    """Run the slow reference arithmetic inside this block."""
+    token = _use_reference.set(True)
+    try:
+        yield
+    finally:
+        _use_reference.reset(token)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelChoice:
+    """One line of `petzval doctor`: what runs for an operation, and why."""
+
+    operation: str
+    kernel: str
+    reason: str
+
+
+def describe(device: torch.device) -> list[KernelChoice]:
+    """The kernels that this device would use, with the reason for each."""
+    flash = device.type == "cuda" and torch.backends.cuda.flash_sdp_enabled()
+    return [
+        KernelChoice(
+            operation="joint attention",
+            kernel="scaled_dot_product_attention" + (" (flash)" if flash else ""),
+            reason="no mask is needed where nothing is padded, so the fused kernels apply",
+        ),
+        KernelChoice(
+            operation="attention with sinks",
+            kernel="scaled_dot_product_attention",
+            reason="the sink is one more key of value zero; exact",
+        ),
+        KernelChoice(
+            operation="norm and modulation",
+            kernel="torch rms_norm",
+            reason="norm weight folded into the modulation of each picture",
+        ),
+        KernelChoice(
+            operation="upsampling convolution",
+            kernel="four 2x2 convolutions" if device.type == "cuda" else "interpolate + 3x3",
+            reason="16 products in place of 36 per small pixel"
+            if device.type == "cuda"
+            else "memory traffic outweighs the saved products on this device",
+        ),
+        KernelChoice(
+            operation="MXFP4 experts",
+            kernel="de-quantise one expert at a time",
+            reason="no 4-bit matrix kernel in this build of torch; memory stays near the file's",
+        ),
+    ]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `kernels.reference.rms_norm`."""
+    return (slow if _use_reference.get() else fast).rms_norm(x, weight, eps)
+
+
+def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `kernels.reference.rms_norm_float32_weight`."""
+    return (slow if _use_reference.get() else fast).rms_norm_float32_weight(x, weight, eps)
+
+
+def rms_norm_modulate(x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor) -> Tensor:
+    """See `kernels.reference.rms_norm_modulate`."""
+    module = slow if _use_reference.get() else fast
+    return module.rms_norm_modulate(x, weight, eps, shift, scale)
+
+
+def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See `kernels.reference.rotate_interleaved`."""
+    return (slow if _use_reference.get() else fast).rotate_interleaved(x, cos, sin)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """See `kernels.reference.attention`."""
+    return (slow if _use_reference.get() else fast).attention(query, key, value, key_mask)
+
+
+def sink_attention(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, allowed: Tensor
+) -> Tensor:
+    """See `kernels.reference.sink_attention`."""
+    module = slow if _use_reference.get() else fast
+    return module.sink_attention(query, key, value, sinks, allowed)
+
+
+def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `kernels.reference.upsample_convolution`; the collapsed form is used on CUDA."""
+    collapsed = x.is_cuda and not _use_reference.get()
+    return (fast if collapsed else slow).upsample_convolution(x, weight, bias)

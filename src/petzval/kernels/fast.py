@@ -1,0 +1,89 @@
+"""The fast paths in portable PyTorch, each with the signature of its twin in `kernels.reference`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Fused normalisation; same rounding points as the reference in every dtype."""
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+    return F.rms_norm(x, (x.shape[-1],), None, eps) * weight.to(x.dtype)
+
+
+def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """GPT-OSS normalisation; the fused kernel keeps float32 inside."""
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight.float(), eps)
+    return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(x.dtype)
+
+
+def rms_norm_modulate(x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor) -> Tensor:
+    """One pass: the norm's weight is folded into (1 + scale), which is per picture and small."""
+    gain = weight.to(scale.dtype) * (1 + scale)
+    normalised = F.rms_norm(x, (x.shape[-1],), None, eps)
+    return torch.addcmul(shift[:, None], normalised, gain[:, None])
+
+
+def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotation as one complex product in float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None, :]).flatten(-2).to(x.dtype)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """Fused scaled-dot-product attention; without a mask the flash kernels are open to it."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+
+def sink_attention(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, allowed: Tensor
+) -> Tensor:
+    """The sink as one more key: its vector is zero, its bias is the sink, its value is zero.
+
+    Exact, since q . 0 + sink is the sink's logit and the column adds weight times zero.
+    """
+    batch, num_heads, num_queries, width = query.shape
+    groups = num_heads // key.shape[1]
+    nothing = key.new_zeros(batch, key.shape[1], 1, width)
+    key, value = torch.cat((key, nothing), dim=2), torch.cat((value, nothing), dim=2)
+    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
+    bias = bias.masked_fill_(~allowed, float("-inf"))[:, None].expand(-1, num_heads, -1, -1)
+    column = sinks.to(query.dtype)[None, :, None, None].expand(bias.shape[0], -1, num_queries, 1)
+    bias = torch.cat((bias, column), dim=-1)
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Doubling and 3 x 3 convolution as four 2 x 2 convolutions on the small picture.
+
+    Each output parity sees only 2 x 2 distinct inputs, so the nine taps collapse to four per
+    parity: 16 products per small pixel in place of 36, the same sum up to rounding.
+    """
+    rows = torch.stack((_collapse(weight, 2, 0), _collapse(weight, 2, 1)))
+    kernels = torch.stack([_collapse(rows[p], 3, q) for p in (0, 1) for q in (0, 1)])
+    num_out = weight.shape[0]
+    stacked = F.conv2d(x, kernels.flatten(0, 1), bias.repeat(4), padding=1)
+    height, width = x.shape[-2:]
+    parts = stacked.unflatten(1, (2, 2, num_out))
+    out = x.new_empty(x.shape[0], num_out, 2 * height, 2 * width)
+    for p in (0, 1):
+        for q in (0, 1):
+            out[:, :, p::2, q::2] = parts[:, p, q, :, p : p + height, q : q + width]
+    return out
+
+
+def _collapse(weight: Tensor, axis: int, parity: int) -> Tensor:
+    """Three taps on a doubled axis as two taps on the small one, for one output parity.
+
+    Even outputs see (previous, own, own), odd ones (own, own, next).
+    """
+    first, second, third = weight.unbind(axis)
+    taps = (first, second + third) if parity == 0 else (first + second, third)
+    return torch.stack(taps, dim=axis)

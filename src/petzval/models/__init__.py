@@ -1,0 +1,1 @@
+"""The three networks as single-device modules: denoiser, text encoder, autoencoder."""

@@ -1,0 +1,77 @@
+"""Joint attention of the image stream and the text stream."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from petzval.kernels import dispatch
+from petzval.models.layers import RMSNorm
+from petzval.models.rope import RopeTables
+
+QK_NORM_EPS = 1e-6
+
+
+class JointAttention(nn.Module):
+    """One softmax over [image tokens ; text tokens], with separate weights for the two streams.
+
+    The fused projections give q, k, v as three runs of rows, heads inside each. Query and key are
+    normalised per head, rotated, and the image always stands first.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        head_width = width // num_heads
+        self.head_width = head_width
+        self.img_qkv = nn.Linear(width, 3 * width)
+        self.txt_qkv = nn.Linear(width, 3 * width)
+        self.norm_q = RMSNorm(head_width, QK_NORM_EPS)
+        self.norm_k = RMSNorm(head_width, QK_NORM_EPS)
+        self.norm_added_q = RMSNorm(head_width, QK_NORM_EPS)
+        self.norm_added_k = RMSNorm(head_width, QK_NORM_EPS)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_add_out = nn.Linear(width, width)
+
+    def _split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = fused.unflatten(-1, (3, -1, self.head_width)).unbind(2)
+        return query, key, value
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor | None,
+        rope: RopeTables,
+        text_mask: Tensor | None,
+        *,
+        text_output: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; returns the projected image part and, where asked, the projected text part.
+
+        Args:
+            image: [B, S, width]; text: [B, T, width] or None for no text tokens at all.
+            text_mask: [B, T], True where real; None when nothing is padded.
+            text_output: False in the last block, whose text is never read: its queries are skipped.
+        """
+        num_image = image.shape[1]
+        query, key, value = self._split(self.img_qkv(image))
+        query, key = self.norm_q(query), self.norm_k(key)
+        key_mask = None
+        if text is not None:
+            text_query, text_key, text_value = self._split(self.txt_qkv(text))
+            text_key = self.norm_added_k(text_key)
+            key = torch.cat((key, text_key), dim=1)
+            value = torch.cat((value, text_value), dim=1)
+            if text_output:
+                query = torch.cat((query, self.norm_added_q(text_query)), dim=1)
+            if text_mask is not None:
+                always = text_mask.new_ones(image.shape[0], num_image)
+                key_mask = torch.cat((always, text_mask), dim=1)
+        cos, sin = rope.cos, rope.sin
+        query = dispatch.rotate_interleaved(
+            query, cos[: query.shape[1]], sin[: query.shape[1]]
+        )
+        key = dispatch.rotate_interleaved(key, cos[: key.shape[1]], sin[: key.shape[1]])
+        out = dispatch.attention(query, key, value, key_mask).flatten(2)
+        image_out = self.to_out[0](out[:, :num_image])
+        text_out = self.to_add_out(out[:, num_image:]) if text is not None and text_output else None
+        return image_out, text_out
