@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,18 +51,18 @@ def warn_off_family(num_tokens: int) -> None:
         )
 
 
-def shift(u: Tensor, mu: float) -> Tensor:
-    """e^mu / (e^mu + 1/u - 1): moves a uniform time u in (0, 1] towards noise."""
-    factor = math.exp(mu)
-    return factor / (factor + (1.0 / u - 1.0))
-
-
 def sigmas(num_steps: int, mu: float) -> Tensor:
-    """float32 [num_steps + 1]: linspace(1, 1/N, N) shifted by mu, then 0. Starts at exactly 1."""
+    """float32 [num_steps + 1]: linspace(1, 1/N, N) shifted by mu, then 0. Starts at exactly 1.
+
+    The shift is e^mu / (e^mu + 1/u - 1). In numpy's float32, whose division rounds once where
+    torch's (scalar by tensor) rounds twice: bit-equal to the scheduler Lens was published with.
+    """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    uniform = torch.linspace(1.0, 1.0 / num_steps, num_steps, dtype=torch.float64).float()
-    return torch.cat((shift(uniform, mu), torch.zeros(1)))
+    uniform = np.linspace(1.0, 1.0 / num_steps, num_steps).astype(np.float32)
+    factor = math.exp(mu)
+    shifted = factor / (factor + (1.0 / uniform - 1.0))
+    return torch.from_numpy(np.append(shifted, np.float32(0.0)))
 
 
 def training_mu(num_tokens: int) -> float:
