@@ -1,0 +1,65 @@
+# The verbs of the house. `make` lists them; each sets up what it needs first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+# Pyright speaks about newer releases of itself on every run; the version is pinned on purpose.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-compile check format lint types imports docs reference bench goldens mini clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything in it (once; again when the lists of packages change)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,eval,dev]'
+	@touch $@
+
+demo: setup ## set up, then draw a picture with the checkpoint that ships inside
+	$(BIN)/petzval generate "a red apple and a yellow banana on a light blue background" --seed 1 --out demo.png
+	@echo "the picture is demo.png; its recipe: $(BIN)/petzval show demo.png"
+
+test: setup ## set up, then run every test
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope -q
+
+test-compile: setup ## the few tests that compile, without the shape checks that tracing cannot pass
+	$(BIN)/pytest -q -m compile -o addopts="-ra --strict-markers --strict-config --import-mode=importlib"
+
+check: lint types imports docs test ## everything that must hold before a change lands
+
+format: setup ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: setup ## ruff: the reasoned rule set in pyproject.toml
+	$(BIN)/ruff check .
+
+types: setup ## pyright, strict, on src, tests, benchmarks and examples
+	$(BIN)/pyright
+
+imports: setup ## the import contract: rooms import downwards only
+	$(BIN)/lint-imports --no-cache
+
+docs: setup ## run README and guides; check that generated pages are up to date
+	$(BIN)/cog --check --check-fail-msg="run 'make reference'" -r ARCHITECTURE.md README.md docs/reference/*.md
+	$(BIN)/pytest -q --markdown-docs README.md docs/guides
+
+reference: setup ## write the generated parts of the documentation again
+	$(BIN)/cog -r ARCHITECTURE.md README.md docs/reference/*.md
+
+bench: setup ## run the benchmarks, append their rows, write benchmarks/report.md
+	$(BIN)/python -m benchmarks.runner
+
+goldens: setup ## every golden tensor against this code, case by case with error and limit
+	$(BIN)/petzval verify --goldens tests/goldens/public tests/goldens/public/checkpoint
+
+clean: ## remove caches, keep .venv and build
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

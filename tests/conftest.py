@@ -1,0 +1,46 @@
+"""What every test shares: one thread a worker, no network, and markers that say what is needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Two workers with all cores each would wait for one another. Set before torch is imported; programs
+# that a test starts inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GOLDENS = REPOSITORY / "tests" / "goldens" / "public"
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of golden tensors recorded from the original program; its README says how."""
+    return GOLDENS
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint(goldens: Path) -> Path:
+    """The tiny random checkpoint in the published layout that the goldens were recorded from."""
+    return goldens / "checkpoint"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason, so that the summary counts it."""
+    compile_only = config.getoption("markexpr") == "compile"
+    absent = {
+        "gpu": None if torch.cuda.is_available() else "needs a GPU",
+        "published_weights": (
+            None if os.environ.get("PETZVAL_WEIGHTS") else "needs the published weights"
+        ),
+        "compile": None if compile_only else "compiles: run `make test-compile`",
+    }
+    for item in items:
+        for marker, reason in absent.items():
+            if reason is not None and item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
