@@ -66,7 +66,7 @@ def test_round_trip_through_json() -> None:
         ({"num_steps": 3.0}, "'num_steps' must be a whole number, got 3.0"),
         ({"num_steps": 0}, "'num_steps' must be at least 1, got 0"),
         ({"resume": 1}, "'resume' must be true or false, got 1"),
-        ({"kind": "linear"}, "'kind' must be one of \"cosine\", \"flat\""),
+        ({"kind": "linear"}, '\'kind\' must be one of "cosine", "flat"'),
         ({"areas": [64, 8]}, "'areas' must be at least 16, got 8"),
         ({"areas": [64, "8"]}, "'areas'[1] must be a whole number"),
         ({"areas": 64}, "'areas' must be a list"),

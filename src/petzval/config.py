@@ -83,7 +83,10 @@ def from_mapping(
 
 def to_mapping(value: Any) -> dict[str, Any]:
     """A dataclass as a mapping of JSON values; `from_mapping` builds an equal one from it."""
-    return {field.name: _plain(getattr(value, field.name)) for field in _fields(cast("type[Any]", type(value)))}
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in _fields(cast("type[Any]", type(value)))
+    }
 
 
 def read_json(path: str | Path, *, limit_bytes: int = 16 * MEBIBYTE) -> Any:
