@@ -1,7 +1,7 @@
 """The axis vocabulary: one name for each kind of tensor that crosses a room's border.
 
-Axes: `batch` pictures; `image_tokens` = grid height x grid width, row-major; `text_tokens` prompt and
-suffix tokens after the template's prefix; `channels` of a token (4 x latent channels) or of a latent.
+Axes: `batch` pictures; `image_tokens` = grid height x grid width, row-major; `text_tokens` prompt
+and suffix tokens after the template's prefix; `channels` of a token (4 x latent channels).
 The names are checked at run time in tests and cost nothing in the product.
 """
 

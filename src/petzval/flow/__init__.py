@@ -1,1 +1,1 @@
-"""Rectified-flow mathematics as functions of tensors: path, schedule, guidance, solvers, sampler."""
+"""Rectified-flow mathematics as functions of tensors: path, schedule, guidance, solver."""

@@ -13,7 +13,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     prediction up to rounding, so callers skip the second branch there.
     """
     combined = unconditional + scale * (conditional - unconditional)
-    kept = torch.linalg.vector_norm(conditional, dim=-1, keepdim=True)
-    norm = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
+    kept: Tensor = torch.linalg.vector_norm(conditional, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
     factor = torch.where(norm > 0, kept / norm.clamp_min(1e-12), torch.ones_like(norm))
     return combined * factor

@@ -5,9 +5,9 @@ Progress, previews, cancellation, offload and roll-outs are consumers of this on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Step:
         return self.tokens - self.sigma_next * self.velocity
 
 
-def network_sigmas(sigmas: Sigmas, solver: Solver = "euler") -> Tensor:
+def network_sigmas(sigmas: Sigmas, solver: str = "euler") -> Tensor:
     """The noise levels at which `sample` will call the network, in order of the calls."""
     if solver == "euler":
         return sigmas[:-1]
@@ -58,10 +58,10 @@ def sample(
     denoise: Denoise,
     noise: LatentTokens,
     sigmas: Sigmas,
-    solver: Solver = "euler",
+    solver: str = "euler",
     *,
     state_dtype: torch.dtype = torch.float32,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Integrate from sigmas[0] to 0, yielding after every step.
 
     Args:
@@ -72,7 +72,7 @@ def sample(
             where the slope at sigma 0 is not defined).
         state_dtype: float32 keeps the state exact; Lens itself rounds it to the network's dtype.
     """
-    if solver not in ("euler", "heun"):
+    if solver not in get_args(Solver):
         raise ValueError(f"solver must be 'euler' or 'heun', got {solver!r}")
     levels = [float(sigma) for sigma in sigmas]
     x = noise.to(state_dtype)

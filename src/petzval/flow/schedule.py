@@ -43,9 +43,9 @@ def warn_off_family(num_tokens: int) -> None:
     """Warn where a free size falls between the two preset families (mu 2.3 → 1.2 at the cliff)."""
     if CLIFF_TOKENS < num_tokens < LARGE_FAMILY_TOKENS:
         warnings.warn(
-            f"{num_tokens} image tokens lie between the 1024 and 1440 presets, where the schedule's "
-            f"shift drops to mu = {empirical_mu(num_tokens, 4):.2f}; pass mu (about 2.0) for more "
-            "noise in the early steps",
+            f"{num_tokens} image tokens lie between the 1024 and 1440 presets, where the "
+            f"schedule's shift drops to mu = {empirical_mu(num_tokens, 4):.2f}; "
+            "pass mu (about 2.0) for more noise in the early steps",
             ScheduleWarning,
             stacklevel=2,
         )
@@ -90,5 +90,5 @@ def sample_training_sigmas(
     if stratified:
         order = torch.randperm(num_samples, generator=generator)
         uniform = (order + uniform) / num_samples
-    normal = torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7))
+    normal: Tensor = torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7))
     return torch.sigmoid(training_mu(num_tokens) + std * normal).float()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=F
 
 
 @contextmanager
-def reference() -> Iterator[None]:
+def reference() -> Generator[None, None, None]:
     """Run the slow reference arithmetic inside this block."""
     token = _use_reference.set(True)
     try:
@@ -82,7 +82,9 @@ def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (slow if _use_reference.get() else fast).rms_norm_float32_weight(x, weight, eps)
 
 
-def rms_norm_modulate(x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor) -> Tensor:
+def rms_norm_modulate(
+    x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
+) -> Tensor:
     """See `kernels.reference.rms_norm_modulate`."""
     module = slow if _use_reference.get() else fast
     return module.rms_norm_modulate(x, weight, eps, shift, scale)

@@ -1,4 +1,4 @@
-"""The fast paths in portable PyTorch, each with the signature of its twin in `kernels.reference`."""
+"""The fast paths in portable PyTorch; each has the signature of its twin in `reference`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(x.dtype)
 
 
-def rms_norm_modulate(x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor) -> Tensor:
+def rms_norm_modulate(
+    x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
+) -> Tensor:
     """One pass: the norm's weight is folded into (1 + scale), which is per picture and small."""
     gain = weight.to(scale.dtype) * (1 + scale)
     normalised = F.rms_norm(x, (x.shape[-1],), None, eps)
@@ -30,7 +32,8 @@ def rms_norm_modulate(x: Tensor, weight: Tensor, eps: float, shift: Tensor, scal
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotation as one complex product in float32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    paired: Tensor = x.float().unflatten(-1, (-1, 2))
+    pairs = torch.view_as_complex(paired)
     return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None, :]).flatten(-2).to(x.dtype)
 
 
@@ -71,7 +74,7 @@ def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     num_out = weight.shape[0]
     stacked = F.conv2d(x, kernels.flatten(0, 1), bias.repeat(4), padding=1)
     height, width = x.shape[-2:]
-    parts = stacked.unflatten(1, (2, 2, num_out))
+    parts: Tensor = stacked.unflatten(1, (2, 2, num_out))
     out = x.new_empty(x.shape[0], num_out, 2 * height, 2 * width)
     for p in (0, 1):
         for q in (0, 1):

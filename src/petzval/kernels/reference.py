@@ -31,7 +31,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
-def rms_norm_modulate(x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor) -> Tensor:
+def rms_norm_modulate(
+    x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
+) -> Tensor:
     """Normalise, then modulate: the entrance of both halves of a denoiser block."""
     return modulate(rms_norm(x, weight, eps), shift, scale)
 
@@ -41,7 +43,8 @@ def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     x is [batch, tokens, heads, 2 n]; cos and sin are [tokens, n] (Lens denoiser).
     """
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    pairs: Tensor = x.float().unflatten(-1, (-1, 2))
+    even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[:, None, :], sin[:, None, :]
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return rotated.flatten(-2).to(x.dtype)

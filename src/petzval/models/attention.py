@@ -33,8 +33,8 @@ class JointAttention(nn.Module):
         self.to_add_out = nn.Linear(width, width)
 
     def _split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = fused.unflatten(-1, (3, -1, self.head_width)).unbind(2)
-        return query, key, value
+        split: Tensor = fused.unflatten(-1, (3, -1, self.head_width))
+        return split[:, :, 0], split[:, :, 1], split[:, :, 2]
 
     def forward(
         self,
@@ -67,9 +67,7 @@ class JointAttention(nn.Module):
                 always = text_mask.new_ones(image.shape[0], num_image)
                 key_mask = torch.cat((always, text_mask), dim=1)
         cos, sin = rope.cos, rope.sin
-        query = dispatch.rotate_interleaved(
-            query, cos[: query.shape[1]], sin[: query.shape[1]]
-        )
+        query = dispatch.rotate_interleaved(query, cos[: query.shape[1]], sin[: query.shape[1]])
         key = dispatch.rotate_interleaved(key, cos[: key.shape[1]], sin[: key.shape[1]])
         out = dispatch.attention(query, key, value, key_mask).flatten(2)
         image_out = self.to_out[0](out[:, :num_image])

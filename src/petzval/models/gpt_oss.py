@@ -86,7 +86,7 @@ class GptOssConfig:
             if config.get(name) is not None:
                 values[name] = config[name]
         values["layer_types"] = tuple(config.get("layer_types") or ())
-        method = (config.get("quantization_config") or {}).get("quant_method")
+        method: Any = (config.get("quantization_config") or {}).get("quant_method")
         if method not in (None, "mxfp4"):
             raise ConfigError(
                 f"text encoder: quant_method {method!r} is unknown", "use bf16 or mxfp4 weights"
@@ -134,7 +134,8 @@ class SinkAttention(nn.Module):
         self.sinks = nn.Parameter(torch.zeros(config.num_attention_heads))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
+        return heads.transpose(1, 2)
 
     def forward(
         self,
@@ -180,9 +181,7 @@ class GptOssBody(nn.Module):
     def __init__(self, config: GptOssConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            [DecoderLayer(config) for _ in range(config.num_hidden_layers)]
-        )
+        self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
 
 
 def allowed_keys(

@@ -15,13 +15,13 @@ def patchify(latents: Latents) -> LatentTokens:
     """[B, c, 2h, 2w] → [B, h w, 4c]; raises ValueError on odd sides."""
     if latents.shape[-2] % 2 or latents.shape[-1] % 2:
         raise ValueError(f"latent sides must be even, got {tuple(latents.shape[-2:])}")
-    patches = latents.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))  # b c h p w q
+    patches: Tensor = latents.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))  # b c h p w q
     return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: LatentTokens, grid: tuple[int, int]) -> Latents:
     """[B, h w, 4c] → [B, c, 2h, 2w], the inverse of `patchify`."""
-    patches = tokens.unflatten(1, grid).unflatten(-1, (-1, 2, 2))  # b h w c p q
+    patches: Tensor = tokens.unflatten(1, grid).unflatten(-1, (-1, 2, 2))  # b h w c p q
     return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 

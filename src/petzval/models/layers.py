@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
 
 
 def timestep_sinusoid(sigma: Tensor, width: int = 256) -> Tensor:
-    """[B] in [0, 1] → float32 [B, width] = [cos a | sin a], a_j = 1000 sigma 10000^(-j / (width/2)).
+    """sigma [B] → float32 [B, width] = [cos a | sin a], a_j = 1000 sigma 10000^(-2j / width).
 
     The factor 1000 is applied to the product, as Lens' `Timesteps(scale=1000)` does.
     """

@@ -267,9 +267,7 @@ class MMDiT(nn.Module):
         """Everything at once, from features to velocity: training and tests."""
         text = self.embed_text(features) if features else None
         num_text_tokens = 0 if text is None else text.shape[1]
-        rope = mmdit_rope(
-            grid, num_text_tokens, self.config.axes_dims_rope, device=tokens.device
-        )
+        rope = mmdit_rope(grid, num_text_tokens, self.config.axes_dims_rope, device=tokens.device)
         return self(tokens, text, self.modulation(sigma), rope, text_mask)
 
     def initialise(self) -> None:

@@ -168,9 +168,7 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             [
-                DownBlock(
-                    widths[max(i - 1, 0)], width, config.layers_per_block, groups, i + 1 < 4
-                )
+                DownBlock(widths[max(i - 1, 0)], width, config.layers_per_block, groups, i + 1 < 4)
                 for i, width in enumerate(widths)
             ]
         )

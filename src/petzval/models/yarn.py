@@ -37,7 +37,7 @@ def yarn_from_json(config: Mapping[str, Any]) -> YarnConfig:
     wrong (cosine 0.94 to the true features).
     """
     entry: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict):
         raise ConfigError("text encoder: rope_parameters must be an object")
     kind = entry.get("rope_type", entry.get("type", "yarn"))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if kind != "yarn":
@@ -81,7 +81,9 @@ def inverse_frequencies(config: YarnConfig, head_dim: int) -> Tensor:
     return ramp / (config.factor * frequency) + (1 - ramp) / frequency
 
 
-def yarn_tables(config: YarnConfig, head_dim: int, start: int, length: int) -> tuple[Tensor, Tensor]:
+def yarn_tables(
+    config: YarnConfig, head_dim: int, start: int, length: int
+) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [length, head_dim / 2], for positions start … start + length - 1."""
     positions = torch.arange(start, start + length, dtype=torch.float32)
     angles = torch.outer(positions, inverse_frequencies(config, head_dim))

@@ -1,0 +1,32 @@
+"""Where the golden files lie, and how a test reads them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+GOLDENS = Path(__file__).parent / "goldens" / "public"
+TINY_CHECKPOINT = GOLDENS / "checkpoint"
+
+
+@cache
+def golden_tensors(name: str) -> dict[str, Tensor]:
+    """All tensors of one golden file, for example `dit.safetensors`."""
+    with safe_open(GOLDENS / name, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+@cache
+def golden_json(name: str) -> Any:
+    """One golden JSON document, parsed."""
+    return json.loads((GOLDENS / name).read_text(encoding="utf-8"))
+
+
+def golden_cases(name: str) -> list[str]:
+    """The case names of a golden file: what stands before the first dot of its keys."""
+    return sorted({key.split(".")[0] for key in golden_tensors(name)})
