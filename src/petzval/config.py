@@ -29,7 +29,10 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    """A dataclass field with a range, both ends included; checked by `from_mapping`."""
+    """A dataclass field with a range, both ends included.
+
+    Checked by `from_mapping`, and by `check_ranges` where the class calls it.
+    """
     metadata = {"minimum": minimum, "maximum": maximum}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -79,6 +82,17 @@ def from_mapping(
         raise ConfigError(f"{where}: {error.message}", error.hint) from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def check_ranges(value: Any, *, where: str = "") -> None:
+    """Refuse values outside their `setting` range, for `__post_init__`: values built in Python.
+
+    Raises:
+        ConfigError: naming the setting, its limit and its value.
+    """
+    place = f"{where}: setting" if where else "setting"
+    for field in _fields(cast("type[Any]", type(value))):
+        _check_range(field, getattr(value, field.name), f"{place} {field.name!r}")
 
 
 def to_mapping(value: Any) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def test_a_config_without_rope_entries_is_still_yarn() -> None:
     [
         ({"rope_parameters": {"rope_type": "default"}}, "not YaRN"),
         ({"rope_parameters": [1]}, "must be an object"),
-        ({"hidden_size": "64"}, "positive integer"),
-        ({"hidden_size": True}, "positive integer"),
+        ({"hidden_size": "64"}, "whole number"),
+        ({"hidden_size": True}, "whole number"),
         ({"num_hidden_layers": 5}, "6 layer_types for 5 layers"),
         ({"num_key_value_heads": 3}, "multiple"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),

@@ -8,18 +8,21 @@ change, so their keys and values can be computed once (`encode_prefix`) and reus
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from petzval.config import check_ranges, from_mapping, setting
 from petzval.errors import ConfigError
 from petzval.kernels import dispatch
 from petzval.kernels.reference import rotate_half
 from petzval.models.experts import MixtureOfExperts
 from petzval.models.yarn import YarnConfig, yarn_from_json, yarn_tables
 from petzval.shapes import TextFeatures, TokenIds, TokenMask
+
+LAYER_KINDS = ("sliding_attention", "full_attention")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,32 +32,41 @@ class GptOssConfig:
     Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise.
     """
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    num_local_experts: int
-    num_experts_per_tok: int
-    vocab_size: int
-    sliding_window: int = 128
-    rms_norm_eps: float = 1e-5
-    swiglu_limit: float = 7.0
+    hidden_size: int = setting(minimum=1)
+    num_hidden_layers: int = setting(minimum=1)
+    num_attention_heads: int = setting(minimum=1)
+    num_key_value_heads: int = setting(minimum=1)
+    head_dim: int = setting(minimum=1)
+    intermediate_size: int = setting(minimum=1)
+    num_local_experts: int = setting(minimum=1)
+    num_experts_per_tok: int = setting(minimum=1)
+    vocab_size: int = setting(minimum=1)
+    sliding_window: int = setting(128, minimum=1)
+    rms_norm_eps: float = setting(1e-5, minimum=0.0)
+    swiglu_limit: float = setting(7.0, minimum=0.0)
     layer_types: tuple[str, ...] = ()
     yarn: YarnConfig = field(default_factory=YarnConfig)
     packed_experts: bool = False
 
     def __post_init__(self) -> None:
+        check_ranges(self, where="text encoder")
         if not self.layer_types:
-            kinds = ("sliding_attention", "full_attention")
-            types = tuple(kinds[i % 2] for i in range(self.num_hidden_layers))
+            types = tuple(LAYER_KINDS[i % 2] for i in range(self.num_hidden_layers))
             object.__setattr__(self, "layer_types", types)
+        for kind in self.layer_types:
+            if kind not in LAYER_KINDS:
+                raise ConfigError(
+                    f"text encoder: layer type {kind!r} is unknown", f"types: {LAYER_KINDS}"
+                )
         if len(self.layer_types) != self.num_hidden_layers:
             raise ConfigError(
                 f"text encoder: {len(self.layer_types)} layer_types for "
                 f"{self.num_hidden_layers} layers"
             )
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ConfigError("text encoder: more experts per token than there are experts")
+        if self.head_dim % 2:
+            raise ConfigError("text encoder: head_dim must be even")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError("text encoder: query heads must be a multiple of key/value heads")
         if self.packed_experts and (self.hidden_size % 32 or self.intermediate_size % 32):
@@ -63,35 +75,22 @@ class GptOssConfig:
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> GptOssConfig:
         """Read the published config; entries that do not decide the arithmetic are ignored."""
-        required = (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "intermediate_size",
-            "num_local_experts",
-            "num_experts_per_tok",
-            "vocab_size",
-        )
-        values: dict[str, Any] = {}
-        for name in required:
-            value = config.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        where = "text encoder"
+        own = {field.name for field in fields(cls)} - {"yarn", "packed_experts"}
+        given = {name: config[name] for name in own if config.get(name) is not None}
+        parsed = from_mapping(cls, given, where=where)
+        for name, value in (("hidden_act", "silu"), ("attention_bias", True)):
+            if config.get(name, value) != value:
+                raise ConfigError(f"{where}: setting {name!r} must be {value!r} in GPT-OSS")
+        quantisation: Any = config.get("quantization_config") or {}
+        method: Any = None
+        if quantisation:
+            method = quantisation.get("quant_method") if isinstance(quantisation, dict) else ""
+            if method != "mxfp4":
                 raise ConfigError(
-                    f"text encoder: setting {name!r} must be a positive integer, got {value!r}"
+                    f"{where}: quant_method {method!r} is unknown", "use bf16 or mxfp4 weights"
                 )
-            values[name] = value
-        for name in ("sliding_window", "rms_norm_eps", "swiglu_limit"):
-            if config.get(name) is not None:
-                values[name] = config[name]
-        values["layer_types"] = tuple(config.get("layer_types") or ())
-        method: Any = (config.get("quantization_config") or {}).get("quant_method")
-        if method not in (None, "mxfp4"):
-            raise ConfigError(
-                f"text encoder: quant_method {method!r} is unknown", "use bf16 or mxfp4 weights"
-            )
-        return cls(yarn=yarn_from_json(config), packed_experts=method == "mxfp4", **values)
+        return replace(parsed, yarn=yarn_from_json(config), packed_experts=method == "mxfp4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

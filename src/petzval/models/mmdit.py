@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from petzval.config import check_ranges, setting
 from petzval.errors import ConfigError
 from petzval.kernels import dispatch
 from petzval.models.attention import JointAttention
@@ -36,32 +37,32 @@ class MMDiTConfig:
         selected_layer_index: text-encoder layers whose outputs are used, zero-based.
     """
 
-    num_layers: int
-    num_attention_heads: int
-    in_channels: int
-    out_channels: int
-    enc_hidden_dim: int
-    selected_layer_index: tuple[int, ...]
-    attention_head_dim: int = 64
-    patch_size: int = 2
-    axes_dims_rope: tuple[int, ...] = (8, 28, 28)
+    num_layers: int = setting(minimum=1)
+    num_attention_heads: int = setting(minimum=1)
+    in_channels: int = setting(minimum=1)
+    out_channels: int = setting(minimum=1)
+    enc_hidden_dim: int = setting(minimum=1)
+    selected_layer_index: tuple[int, ...] = setting(minimum=0)
+    attention_head_dim: int = setting(64, minimum=2)
+    patch_size: int = setting(2, minimum=1)
+    axes_dims_rope: tuple[int, ...] = setting((8, 28, 28), minimum=2)
     gate_mlp: bool = True
     rms_norm: bool = True
     multi_layer_encoder_feature: bool = True
     inner_dim: int | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self, where="denoiser")
         for name in ("gate_mlp", "rms_norm", "multi_layer_encoder_feature"):
             if not getattr(self, name):
                 raise ConfigError(
                     f"denoiser setting {name}=false belongs to no published checkpoint",
                     "use a checkpoint whose transformer/config.json has it true",
                 )
-        for name in ("num_layers", "num_attention_heads", "in_channels", "enc_hidden_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"denoiser setting {name} must be at least 1, got {getattr(self, name)}"
-                )
+        if not self.selected_layer_index:
+            raise ConfigError("selected_layer_index must name at least one layer")
+        if any(dim % 2 for dim in self.axes_dims_rope):
+            raise ConfigError(f"axes_dims_rope {self.axes_dims_rope} must be even numbers")
         if len(self.axes_dims_rope) != 3 or sum(self.axes_dims_rope) != self.attention_head_dim:
             raise ConfigError(
                 f"axes_dims_rope {self.axes_dims_rope} must be three numbers that sum to "

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from petzval.config import check_ranges, setting
 from petzval.errors import ConfigError
 from petzval.kernels import dispatch
 from petzval.shapes import Images, Latents
@@ -28,15 +29,16 @@ class AutoencoderConfig:
     """
 
     block_out_channels: tuple[int, ...]
-    latent_channels: int = 32
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    batch_norm_eps: float = 1e-4
-    in_channels: int = 3
-    out_channels: int = 3
+    latent_channels: int = setting(32, minimum=1)
+    layers_per_block: int = setting(2, minimum=1)
+    norm_num_groups: int = setting(32, minimum=1)
+    batch_norm_eps: float = setting(1e-4, minimum=0.0)
+    in_channels: int = setting(3, minimum=1)
+    out_channels: int = setting(3, minimum=1)
     patch_size: tuple[int, int] = (2, 2)
 
     def __post_init__(self) -> None:
+        check_ranges(self, where="vae")
         if len(self.block_out_channels) != 4:
             raise ConfigError(
                 f"vae: four block_out_channels give the factor of 8, got {self.block_out_channels}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from petzval.config import check_ranges, from_mapping, setting
 from petzval.errors import ConfigError
 
 
@@ -17,12 +18,15 @@ from petzval.errors import ConfigError
 class YarnConfig:
     """The published values are the defaults: a config without rope entries means exactly these."""
 
-    theta: float = 150000.0
-    factor: float = 32.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    original_length: int = 4096
+    theta: float = setting(150000.0, minimum=1.000001)
+    factor: float = setting(32.0, minimum=1.0)
+    beta_fast: float = setting(32.0, minimum=1e-6)
+    beta_slow: float = setting(1.0, minimum=1e-6)
+    original_length: int = setting(4096, minimum=1)
     truncate: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self, where="text encoder: rope_parameters")
 
     @property
     def attention_factor(self) -> float:
@@ -46,20 +50,14 @@ def yarn_from_json(config: Mapping[str, Any]) -> YarnConfig:
             "GPT-OSS features need rope_type 'yarn'; take the encoder's published config.json",
         )
     values: dict[str, Any] = dict(entry)  # pyright: ignore[reportUnknownArgumentType]
-    base = YarnConfig()
-    theta = values.get("rope_theta", config.get("rope_theta", base.theta))
-    return YarnConfig(
-        theta=float(theta),
-        factor=float(values.get("factor", base.factor)),
-        beta_fast=float(values.get("beta_fast", base.beta_fast)),
-        beta_slow=float(values.get("beta_slow", base.beta_slow)),
-        original_length=int(
-            values.get("original_max_position_embeddings")
-            or config.get("initial_context_length")
-            or base.original_length
-        ),
-        truncate=bool(values.get("truncate", base.truncate)),
-    )
+    renamed = {"theta": "rope_theta", "original_length": "original_max_position_embeddings"}
+    given = {
+        field.name: values.get(renamed.get(field.name, field.name)) for field in fields(YarnConfig)
+    }
+    given["theta"] = given["theta"] or config.get("rope_theta")
+    given["original_length"] = given["original_length"] or config.get("initial_context_length")
+    present = {name: value for name, value in given.items() if value is not None}
+    return from_mapping(YarnConfig, present, where="text encoder: rope_parameters")
 
 
 def inverse_frequencies(config: YarnConfig, head_dim: int) -> Tensor:

@@ -1,0 +1,11 @@
+"""Checkpoints as they lie on disk: the published folder layout, read whole or refused, and written.
+
+header       one safetensors file's header, checked
+tensors      a component's tensors, one file or shards, mapped into memory
+published    the published config files ⇄ our configurations
+manifest     which tensors an architecture has
+checkpoint   a whole folder: checked first, then loaded part by part
+writing      components and checkpoints written, all or nothing
+mxfp4        4-bit blocks, decoded and encoded
+verify       counts, bytes, hashes and faults of any checkpoint
+"""
