@@ -1,0 +1,1 @@
+"""Measurements that travel: ways of doing a thing beside their slow reference, in the same run."""

@@ -1,0 +1,13 @@
+"""The cases, in the order of the report."""
+
+from __future__ import annotations
+
+from benchmarks.case import Case
+from benchmarks.cases import command_line, denoiser, encoder, full_width
+
+CASES: tuple[Case, ...] = (
+    *denoiser.CASES,
+    *encoder.CASES,
+    *command_line.CASES,
+    *full_width.CASES,
+)

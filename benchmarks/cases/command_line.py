@@ -1,0 +1,52 @@
+"""The command line from a cold process, as a person meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.case import Case, Prepared
+
+PROGRAM = Path(sys.executable).with_name("petzval")
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([str(PROGRAM), *arguments], check=True, capture_output=True, timeout=120)
+
+
+def _help() -> Prepared:
+    return Prepared(ways={"petzval --help": lambda: _run("--help")}, dtype="none")
+
+
+def _generate() -> Prepared:
+    folder = Path(tempfile.mkdtemp(prefix="petzval-benchmark-"))
+    prompt = "a red apple on a light blue background"
+    picture = folder / "picture.png"
+
+    def cold() -> None:
+        picture.unlink(missing_ok=True)
+        _run("generate", prompt, "--seed", "0", "--out", str(picture))
+
+    return Prepared(ways={"petzval generate": cold}, dtype="float32")
+
+
+CASES = (
+    Case(
+        name="help",
+        title="`petzval --help`, process start included",
+        why="a command line that hesitates is not used",
+        prepare=_help,
+        rounds=15,
+        max_seconds=0.15,
+    ),
+    Case(
+        name="cold-generate",
+        title="`petzval generate` with mini at its defaults, process start included",
+        why="the time from pressing return to the first picture",
+        prepare=_generate,
+        rounds=5,
+        max_seconds=6.0,
+    ),
+)

@@ -1,0 +1,107 @@
+"""Rows of results → benchmarks/report.md, and the short table in the README."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CAVEATS = """\
+# Benchmark report
+
+Written by `make bench` from `benchmarks/results`; not edited by hand.
+
+**Before you read the numbers.** Times are of the machine named in the row, which may be shared and
+busy: they do not travel. Ratios do, since all ways of a case run in turn in the same process
+(A B C A B C …) and the ratio is taken within each round. Median of all rounds; in brackets the
+quartiles. Memory is the peak of the process that ran the whole case, all its ways together. The
+networks have random weights of the size named: arithmetic does not depend on what was learnt.
+*The original's way* is rebuilt from this project's own slow parts (`benchmarks/original.py`).
+"""
+
+REPRODUCE = """\
+## How to reproduce
+
+    make bench                                        # all cases
+    .venv/bin/python -m benchmarks.runner guidance-one   # one of them
+
+Every run appends its rows, with commit, machine and versions, to `benchmarks/results`; this page
+shows the latest row of each case.
+"""
+
+
+def latest(folder: Path) -> list[dict[str, Any]]:
+    """The newest row of each case and device, in the order of the cases' first appearance."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rows[row["case"], row["device"]] = row
+    return list(rows.values())
+
+
+def write(results: Path, report: Path) -> None:
+    """Write the report from all rows in `results`."""
+    parts = [CAVEATS]
+    parts += [_section(row) for row in latest(results)]
+    parts.append(REPRODUCE)
+    report.write_text("\n".join(parts), encoding="utf-8")
+
+
+def summary_table(results: Path) -> str:
+    """One line a case: what, time, ratio to the slow reference, limit."""
+    lines = ["| what | time | against the reference | limit |", "| --- | --: | --: | --- |"]
+    for row in latest(results):
+        way = list(row["timings"])[-1]
+        ratio = f"{row['ratios'][way]:.2f} x" if len(row["timings"]) > 1 else "–"
+        seconds = _seconds(row["timings"][way]["median"])
+        lines.append(f"| {row['title']} | {seconds} | {ratio} | {_limit(row)} |")
+    return "\n".join(lines)
+
+
+def _section(row: dict[str, Any]) -> str:
+    machine = row["machine"]
+    facts = ", ".join(f"{name} {_number(value)}" for name, value in row["facts"].items())
+    lines = [
+        f"## {row['case']}: {row['title']}",
+        "",
+        f"{row['why'][0].upper()}{row['why'][1:]}.",
+        "",
+        "| way | seconds | times as fast |",
+        "| --- | --: | --: |",
+    ]
+    for way, timing in row["timings"].items():
+        spread = f"{timing['median']:.4f} ({timing['low']:.4f}–{timing['high']:.4f})"
+        lines.append(f"| {way} | {spread} | {row['ratios'][way]:.2f} |")
+    verdict = "met" if row["met"] else "**missed**"
+    difference = row["difference"]
+    lines += [
+        "",
+        f"Limit: {_limit(row)}, {verdict}. "
+        + (f"Largest difference between the ways: {difference:.1e}. " if difference else "")
+        + f"Peak memory {row['peak_mib']:.0f} MiB. {row['dtype']}"
+        + (f"; {facts}." if facts else "."),
+        "",
+        f"{row['date']}, commit {row['commit']}{' (changed)' if row['changed'] else ''}, "
+        f"{machine['processor']}, {machine['cores']} cores, load {row['load']}, "
+        f"torch {row['versions']['torch']}, {row['threads']} threads, {row['rounds']} rounds.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _limit(row: dict[str, Any]) -> str:
+    limits = row["limits"]
+    if limits["max_seconds"] is not None:
+        return f"at most {limits['max_seconds']:g} s"
+    if limits["min_ratio"] is not None:
+        return f"at least {limits['min_ratio']:g} x"
+    return "none"
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
