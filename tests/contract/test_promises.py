@@ -1,0 +1,102 @@
+"""Promises that hold for the whole package and can be read off its text or its processes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.tree import PACKAGE, REPOSITORY, parsed, project, source_files
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+HEAVY = "('torch', 'numpy', 'safetensors', 'tokenizers', 'PIL', 'huggingface_hub')"
+
+
+def test_importing_petzval_loads_nothing_heavy() -> None:
+    run = _run(f"import sys, petzval; print([m for m in {HEAVY} if m in sys.modules])")
+    assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("command", ["", "generate", "show", "models", "doctor", "verify"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    arguments = ["petzval", *([command] if command else []), "--help"]
+    run = _run(
+        f"import sys\nsys.argv = {arguments!r}\n"
+        "from petzval.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Usage" in run.stdout
+    assert run.stderr.strip() == "[]", run.stderr
+
+
+def test_the_version_is_that_of_the_changelog() -> None:
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## \[?([^\]\s]+)\]?", changelog, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert headings[1] == project()["project"]["version"]
+
+
+def test_the_door_states_the_same_version() -> None:
+    run = _run("import petzval; print(petzval.__version__)")
+    assert run.stdout.strip() == project()["project"]["version"], run.stderr
+
+
+def _calls(path: Path, module: str, name: str) -> list[ast.Call]:
+    return [
+        node
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == name
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == module
+    ]
+
+
+def test_nothing_from_outside_is_unpickled() -> None:
+    for path in source_files():
+        imported = {
+            name.name.split(".")[0]
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Import)
+            for name in node.names
+        } | {
+            (node.module or "").split(".")[0]
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.ImportFrom)
+        }
+        assert not imported & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path
+        for call in _calls(path, "torch", "load"):
+            safe = {k.arg: k.value for k in call.keywords}.get("weights_only")
+            assert isinstance(safe, ast.Constant), path
+            assert safe.value is True, path
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    tree = parsed(PACKAGE / "errors.py")
+    drawn = set(re.findall(r"[├└]── (\w+)", ast.get_docstring(tree) or ""))
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert drawn | {"PetzvalError"} == classes
+
+
+def test_every_dependency_is_pinned_once() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines if "==" in line]
+    assert len(pins) == len(set(pins))
+    settings = project()["project"]
+    wanted = [*settings["dependencies"]]
+    for extra in settings["optional-dependencies"].values():
+        wanted += extra
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ]", w)[0]).lower() for w in wanted}
+    assert names <= set(pins), names - set(pins)
