@@ -1,6 +1,7 @@
 """A prompt as token ids, between the template's known prefix and suffix.
 
-Departures from the original, each of which `"reference"` takes back:
+Two departures from the original; the value `"reference"` of `truncate` and of `markers` takes each
+back:
 
   1. Long prompts lose their own end. The original cuts the rendered conversation on the right, so
      the template's suffix goes first.
@@ -14,16 +15,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 
 from petzval.conditioning import template
 from petzval.conditioning.template import PREFIX_LENGTH, SUFFIX_LENGTH
 from petzval.errors import CheckpointError, RequestError
-
-Truncate = Literal["keep_tail", "reference"]
-Markers = Literal["neutralise", "reference"]
 
 DEFAULT_MAX_TOKENS = 512
 """As in the original: template and prompt together, which leaves 393 tokens for the prompt."""
@@ -116,8 +114,8 @@ class PromptTokenizer:
         *,
         date: str = template.DEFAULT_DATE,
         max_tokens: int = DEFAULT_MAX_TOKENS,
-        truncate: Truncate = "keep_tail",
-        markers: Markers = "neutralise",
+        truncate: str = "keep_tail",
+        markers: str = "neutralise",
     ) -> PromptTokens:
         """Tokenise the conversation around a prompt.
 
@@ -125,14 +123,14 @@ class PromptTokenizer:
             prompt: any text; halves of surrogate pairs become U+FFFD.
             date: what the template prints, `YYYY-MM-DD` or `today`.
             max_tokens: room for prefix, prompt and suffix together.
-            truncate: `keep_tail` shortens the prompt, `reference` the rendered conversation.
-            markers: what `<|...|>` in a prompt is, see the top of this file.
+            truncate: `"keep_tail"` shortens the prompt, `"reference"` the whole conversation.
+            markers: `"neutralise"` or `"reference"`, what `<|...|>` in a prompt means.
 
         Raises:
             RequestError: when an argument is out of range.
             CheckpointError: when the ids before the prompt are not the known prefix.
         """
-        _check_arguments(prompt, max_tokens, truncate, markers)
+        _check_arguments(max_tokens, truncate, markers)
         date = template.resolve_date(date)
         prompt = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if markers == "neutralise":
@@ -173,10 +171,7 @@ class PromptTokenizer:
                 )
 
 
-def _check_arguments(prompt: str, max_tokens: int, truncate: Truncate, markers: Markers) -> None:
-    # Callers from outside the type checker's reach: a JSON request, a notebook.
-    if not isinstance(cast(object, prompt), str):
-        raise RequestError(f"a prompt must be text, got {type(prompt).__name__}")
+def _check_arguments(max_tokens: int, truncate: str, markers: str) -> None:
     for name, value, known in (
         ("truncate", truncate, ("keep_tail", "reference")),
         ("markers", markers, ("neutralise", "reference")),
@@ -184,10 +179,9 @@ def _check_arguments(prompt: str, max_tokens: int, truncate: Truncate, markers: 
         if value not in known:
             raise RequestError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     least = PREFIX_LENGTH + SUFFIX_LENGTH if truncate == "keep_tail" else 1
-    number = cast(object, max_tokens)
-    if not isinstance(number, int) or not least <= number <= LARGEST_MAX_TOKENS:
+    if not least <= max_tokens <= LARGEST_MAX_TOKENS:
         raise RequestError(
-            f"max_tokens must be between {least} and {LARGEST_MAX_TOKENS}, got {max_tokens!r}",
+            f"max_tokens must be between {least} and {LARGEST_MAX_TOKENS}, got {max_tokens}",
             f"the template takes {PREFIX_LENGTH + SUFFIX_LENGTH} of them; the usual number is "
             f"{DEFAULT_MAX_TOKENS}",
         )
