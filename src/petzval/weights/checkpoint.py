@@ -1,0 +1,230 @@
+"""A checkpoint folder: checked whole before a number is read, then loaded part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from petzval.errors import CheckpointError, ConfigError
+from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
+from petzval.models.mmdit import MMDiT, MMDiTConfig
+from petzval.models.vae import Autoencoder, AutoencoderConfig
+from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
+from petzval.weights.published import (
+    DENOISER,
+    ENCODER,
+    TOKENIZER,
+    VAE,
+    check_model_index,
+    check_scheduler,
+    encoder_config_in,
+    read_denoiser_config,
+    read_encoder_config,
+    read_vae_config,
+)
+from petzval.weights.tensors import TensorSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint in the published layout, open but not read.
+
+    Attributes:
+        folder: where it lies.
+        denoiser_config, encoder_config, vae_config: checked, and they fit each other.
+        denoiser_source, encoder_source, vae_source: the tensors, checked against the configs.
+    """
+
+    folder: Path
+    denoiser_config: MMDiTConfig
+    encoder_config: GptOssConfig
+    vae_config: AutoencoderConfig
+    denoiser_source: TensorSource
+    encoder_source: TensorSource
+    vae_source: TensorSource
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Open a folder and check every config, key, shape and dtype in it.
+
+        Raises:
+            CheckpointError: naming file and key: anything missing, extra, misshapen, of a wrong
+                dtype, truncated, or not safetensors.
+            ConfigError: naming file and setting.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            kind = "a file, not a folder" if folder.exists() else "absent"
+            raise CheckpointError(
+                f"{folder}: expected a checkpoint folder, but it is {kind}",
+                f"it should hold {DENOISER}/, {ENCODER}/, {VAE}/ and {TOKENIZER}/",
+            )
+        for name in (DENOISER, ENCODER, VAE, TOKENIZER):
+            if not (folder / name).is_dir():
+                raise CheckpointError(
+                    f"{folder}: the folder {name}/ is missing",
+                    f"a checkpoint holds {DENOISER}/, {ENCODER}/, {VAE}/ and {TOKENIZER}/",
+                )
+        if not (folder / TOKENIZER / "tokenizer.json").is_file():
+            raise CheckpointError(f"{folder / TOKENIZER}: tokenizer.json is missing")
+        check_model_index(folder)
+        check_scheduler(folder)
+        denoiser_config, vae_config = read_denoiser_config(folder), read_vae_config(folder)
+        denoiser_source = TensorSource.open(folder / DENOISER)
+        encoder_source = TensorSource.open(folder / ENCODER)
+        encoder_config = match_packing(read_encoder_config(folder), encoder_source)
+        vae_source = TensorSource.open(folder / VAE)
+        _check_fit(folder, denoiser_config, encoder_config, vae_config)
+        problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
+        problems += find_problems(encoder_source, expected_tensors(encoder_config))
+        problems += find_problems(vae_source, expected_tensors(vae_config))
+        refuse(problems)
+        return cls(
+            folder=folder,
+            denoiser_config=denoiser_config,
+            encoder_config=encoder_config,
+            vae_config=vae_config,
+            denoiser_source=denoiser_source,
+            encoder_source=encoder_source,
+            vae_source=vae_source,
+        )
+
+    def load_denoiser(
+        self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> MMDiT:
+        """The denoiser in `dtype` (None: as stored) on `device`; its weights take no gradient."""
+        module = build_on_meta(self.denoiser_config)
+        assert isinstance(module, MMDiT)
+        materialise(module, self.denoiser_source, dtype, device)
+        return module
+
+    def load_encoder(
+        self,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        all_layers: bool = False,
+    ) -> GptOssEncoder:
+        """The text encoder, giving the layers that the denoiser was trained on.
+
+        MXFP4 experts stay packed; `dtype` is that of everything else and of the arithmetic.
+
+        Args:
+            dtype: None keeps what is stored.
+            device: where the weights go.
+            all_layers: also load the layers behind the last selected one.
+        """
+        selected = self.denoiser_config.selected_layer_index
+        return load_encoder(
+            self.encoder_config, self.encoder_source, selected, dtype, device, all_layers=all_layers
+        )
+
+    def load_vae(
+        self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> Autoencoder:
+        """The autoencoder; its token statistics are kept in float32 whatever `dtype` is."""
+        module = build_on_meta(self.vae_config)
+        assert isinstance(module, Autoencoder)
+        materialise(module, self.vae_source, dtype, device)
+        return module
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where `tokenizer.json` lies."""
+        return self.folder / TOKENIZER
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 that names this checkpoint: configs, tokenizer, headers, samples of the numbers.
+
+        Cheap (no more than a few hundred kilobytes are read), and it changes with training.
+        """
+        hasher = hashlib.sha256()
+        for name in (DENOISER, ENCODER, VAE):
+            hasher.update((self.folder / name / "config.json").read_bytes())
+        hasher.update((self.tokenizer_folder / "tokenizer.json").read_bytes())
+        for source in (self.denoiser_source, self.encoder_source, self.vae_source):
+            hasher.update(source.digest().encode())
+        return hasher.hexdigest()
+
+
+def open_encoder(component: str | Path) -> tuple[GptOssConfig, TensorSource]:
+    """A text encoder's own folder (config.json and weights), checked like a whole checkpoint."""
+    component = Path(component)
+    if not component.is_dir():
+        raise CheckpointError(f"{component}: expected a text encoder's folder")
+    source = TensorSource.open(component)
+    config = match_packing(encoder_config_in(component), source)
+    refuse(find_problems(source, expected_tensors(config)))
+    return config, source
+
+
+def load_encoder(
+    config: GptOssConfig,
+    source: TensorSource,
+    selected_layers: Sequence[int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    all_layers: bool = False,
+) -> GptOssEncoder:
+    """A text encoder from its tensors; see `Checkpoint.load_encoder`."""
+    module = build_on_meta(config, () if all_layers else selected_layers)
+    assert isinstance(module, GptOssEncoder)
+    module.selected_layers = tuple(selected_layers)
+    materialise(module, source, dtype, device)
+    return module
+
+
+def match_packing(config: GptOssConfig, source: TensorSource) -> GptOssConfig:
+    """Believe the tensors: re-packed and de-quantised copies keep each other's config.json."""
+    packed = any(key.endswith(("_proj_blocks", "_proj_scales")) for key in source)
+    return config if packed == config.packed_experts else replace(config, packed_experts=packed)
+
+
+def materialise(
+    module: nn.Module,
+    source: TensorSource,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> None:
+    """Give a network on the meta device its numbers, one tensor at a time.
+
+    Parameters get `dtype`; buffers keep integers as they are and take floats as float32.
+    """
+    for prefix, owner in module.named_modules():
+        place = f"{prefix}." if prefix else ""
+        for name, _ in list(owner.named_parameters(recurse=False)):
+            tensor = source.read(place + name, dtype, device)
+            owner.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        for name, _ in list(owner.named_buffers(recurse=False)):
+            owner.register_buffer(name, source.read(place + name, torch.float32, device))
+    source.close()
+    module.eval()
+
+
+def _check_fit(
+    folder: Path, denoiser: MMDiTConfig, encoder: GptOssConfig, vae: AutoencoderConfig
+) -> None:
+    """The three configs must speak of the same widths."""
+    place = folder / DENOISER / "config.json"
+    if denoiser.enc_hidden_dim != encoder.hidden_size:
+        raise ConfigError(
+            f"{place}: enc_hidden_dim is {denoiser.enc_hidden_dim}, but the text encoder's "
+            f"hidden_size is {encoder.hidden_size}"
+        )
+    if max(denoiser.selected_layer_index) >= encoder.num_hidden_layers:
+        raise ConfigError(
+            f"{place}: selected_layer_index {list(denoiser.selected_layer_index)} goes beyond the "
+            f"text encoder's {encoder.num_hidden_layers} layers"
+        )
+    if denoiser.in_channels != 4 * vae.latent_channels:
+        raise ConfigError(
+            f"{place}: in_channels is {denoiser.in_channels}, expected 4 x the vae's "
+            f"latent_channels ({vae.latent_channels})"
+        )
