@@ -21,7 +21,7 @@ from petzval.data.pictures import (
 from petzval.data.portraits import PORTRAIT, draw_portraits
 from petzval.data.sprites import FORMAT, SpriteLibrary, write_library
 
-_REVISION = 1
+_REVISION = 2
 """Raised when the same archives would give other pictures, so that old folders are rebuilt."""
 
 

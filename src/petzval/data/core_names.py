@@ -59,7 +59,7 @@ REWRITES: Mapping[str, str] = MappingProxyType(
         "locomotive": "steam train",
         "flying saucer": "UFO",
         "fire engine": "fire truck",
-        "tennis": "tennis ball",
+        "tennis": "tennis racket",
         "ear of corn": "corn cob",
         "tangerine": "orange",
         "hot pepper": "chili pepper",

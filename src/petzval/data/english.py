@@ -49,6 +49,8 @@ PLACES: Mapping[tuple[int, int], tuple[str, ...]] = {
 
 _COLOUR_WORDS = frozenset(OBJECT_COLOURS) | {"grey", "golden", "colored"}
 _VOWEL_SOUND_EXCEPTIONS = ("uni", "eu", "ufo", "one", "usb", "utensil")
+_JOINTS = (" of ", " with ", " without ", " showing ", " in ", " on ", " behind ", " pointing ")
+_SINGULAR_ENDINGS = ("ss", "us", "is", "lens", "gas", "canvas", "atlas", "mars", "christmas", "'s")
 _PROPER = ("Santa", "Mrs.", "Mx", "Tokyo", "mount fuji", "Statue of Liberty")
 
 
@@ -58,9 +60,20 @@ def with_article(phrase: str) -> str:
         return phrase
     if phrase.startswith("flag of ") or phrase.endswith("face of"):
         return f"the {phrase}"
+    if _is_plural(phrase):
+        return phrase
     lower = phrase.lower()
     vowel = lower[0] in "aeiou" and not lower.startswith(_VOWEL_SOUND_EXCEPTIONS)
     return f"{'an' if vowel else 'a'} {phrase}"
+
+
+def _is_plural(phrase: str) -> bool:
+    """Whether the head of a phrase looks like a plural ("clinking glasses", "paw prints")."""
+    head = phrase
+    for joint in _JOINTS:
+        head = head.partition(joint)[0]
+    last = head.rpartition(" ")[2].lower()
+    return last.endswith("s") and not last.endswith(_SINGULAR_ENDINGS)
 
 
 def plural(name: str) -> str:
@@ -69,7 +82,7 @@ def plural(name: str) -> str:
         return PLURALS[name]
     if name in NO_ARTICLE:
         return name
-    for joint in (" of ", " with ", " showing ", " in ", " on ", " behind ", " pointing "):
+    for joint in _JOINTS:
         head, found, tail = name.partition(joint)
         if found:
             return f"{plural(head)}{joint}{tail}"

@@ -89,7 +89,7 @@ def name_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
         ((hue < 50) & (hue >= 12) & (high < 0.68), "brown"),
         (((hue < 15) | (hue >= 325)) & (saturation < 0.55) & (high > 0.75), "pink"),
         ((hue < 14) | (hue >= 345), "red"),
-        (hue < 42, "orange"),
+        (hue < 36, "orange"),
         (hue < 68, "yellow"),
         (hue < 170, "green"),
         (hue < 250, "blue"),
