@@ -1,0 +1,332 @@
+"""One door for all recipes: build what the recipe says, train, leave the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from petzval.conditioning.tokenizer import PromptTokenizer
+from petzval.config import to_mapping
+from petzval.models.mmdit import MMDiT
+from petzval.models.vae import Autoencoder
+from petzval.pretrain import results
+from petzval.pretrain.cache import LatentPool, missing_shards, write_shard
+from petzval.pretrain.denoiser import DenoiserObjective
+from petzval.pretrain.language_model import (
+    CausalLanguageModel,
+    LanguageModelObjective,
+    initialise_language_model,
+)
+from petzval.pretrain.preview import PREVIEW_PROMPTS, reconstruct, sample_pictures
+from petzval.pretrain.recipes import (
+    AutoencoderRecipe,
+    DenoiserRecipe,
+    DenoiserStage,
+    LanguageModelRecipe,
+    LatentsRecipe,
+    Scenes,
+    recipe_by_name,
+)
+from petzval.pretrain.scenes import ColouredSquares, SceneSource, SpriteScenes, to_tensor
+from petzval.pretrain.vae import (
+    AutoencoderObjective,
+    fit_statistics,
+    initialise_autoencoder,
+    statistics_images,
+)
+from petzval.resolution import PRESETS
+from petzval.training.checkpoint import load_weights
+from petzval.training.ema import Ema
+from petzval.training.loop import LoopConfig, Outcome, train
+from petzval.training.optimizer import build_optimizers
+from petzval.training.pictures import save_grid
+from petzval.training.state import RunState
+
+Report = Callable[[str], None]
+HELD_BACK = 10**9
+"""Scene indices from here on are never trained on; previews and held-out losses use them."""
+
+
+def run(
+    recipe_name: str,
+    *,
+    data_folder: Path,
+    run_folder: Path,
+    tokenizer_folder: Path | None = None,
+    resume: bool = True,
+    minutes: float | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    shards: tuple[int, int] | None = None,
+    num_workers: int | None = None,
+    report: Report = print,
+) -> Path:
+    """Run a recipe to its end, or to the end of its time.
+
+    Args:
+        recipe_name: one of `recipes.RECIPES`.
+        data_folder: written by `petzval data build`; toy recipes never open it.
+        run_folder: of this run. A denoiser finds the runs it needs beside it.
+        tokenizer_folder: `tokenizer.json` of the small vocabulary; `data_folder/tokenizer` if None.
+        resume: go on from the last state in the folder.
+        minutes: overrides the recipe's; the total over all sessions of the run.
+        threads: of arithmetic; None leaves torch's choice.
+        device: "cpu", or "cuda" for one GPU.
+        shards: (first, stop) limits a latents recipe to a part of its shards.
+        num_workers: processes that make batches; overrides the recipe's.
+        report: receives lines of progress.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        TrainingError: something the recipe needs is missing.
+    """
+    recipe = recipe_by_name(recipe_name)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    _record(run_folder, recipe_name, to_mapping(recipe))
+    place = torch.device(device)
+    tokenizer = tokenizer_folder or data_folder / "tokenizer"
+    options = _Options(minutes=minutes, resume=resume, num_workers=num_workers, report=report)
+    if isinstance(recipe, AutoencoderRecipe):
+        _train_autoencoder(recipe, data_folder, run_folder, place, options)
+    elif isinstance(recipe, LanguageModelRecipe):
+        _train_language_model(
+            recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, options
+        )
+    elif isinstance(recipe, LatentsRecipe):
+        _make_latents(recipe, data_folder, run_folder, place, shards, report)
+    else:
+        _train_denoiser(recipe, run_folder, PromptTokenizer(tokenizer), place, options)
+    return run_folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    minutes: float | None
+    resume: bool
+    num_workers: int | None
+    report: Report
+
+    def apply(self, loop: LoopConfig, share: float = 1.0) -> LoopConfig:
+        changes: dict[str, float | int] = {}
+        if self.minutes is not None:
+            changes["minutes"] = self.minutes * share
+        if self.num_workers is not None:
+            changes["num_workers"] = self.num_workers
+        return dataclasses.replace(loop, **changes)
+
+
+def _record(run_folder: Path, name: str, recipe: Mapping[str, object]) -> None:
+    """The resolved recipe beside what it makes."""
+    text = json.dumps({"recipe": name, "torch": torch.__version__, **recipe}, indent=1)
+    (run_folder / "recipe.json").write_text(text, encoding="utf-8")
+
+
+def _scenes(kind: Scenes, data_folder: Path, seed: int) -> SceneSource:
+    return SpriteScenes(data_folder, seed) if kind == "sprites" else ColouredSquares(seed)
+
+
+def _state(model: torch.nn.Module, loop: LoopConfig) -> RunState:
+    return RunState(
+        model=model,
+        optimizers=build_optimizers(model, loop.optimizer),
+        ema=Ema(model, loop.ema_decay),
+    )
+
+
+def _train_autoencoder(
+    recipe: AutoencoderRecipe,
+    data_folder: Path,
+    folder: Path,
+    device: torch.device,
+    options: _Options,
+) -> None:
+    torch.manual_seed(recipe.seed)
+    loop = options.apply(recipe.loop)
+    model = Autoencoder(recipe.model)
+    initialise_autoencoder(model)
+    model.to(device)
+    scenes = _scenes(recipe.scenes, data_folder, recipe.seed)
+    objective = AutoencoderObjective(model, scenes, recipe.objective)
+    state = _state(model, loop)
+    size = PRESETS[recipe.objective.bases[0]]["1:1"]
+    shown = torch.stack([to_tensor(scenes.pixels(HELD_BACK + i, size)) for i in range(8)])
+
+    def preview(state: RunState) -> dict[str, float]:
+        assert state.ema is not None
+        with state.ema.applied_to(model):
+            decoded = reconstruct(model, shown.to(device)).cpu()
+        square = (decoded.clamp(-1, 1) - shown).square().mean()
+        save_grid(folder / "grids" / f"{state.step:08d}.png", [*shown, *decoded], 8)
+        return {"held_out_psnr": float(10 * torch.log10(4 / square))}
+
+    outcome = train(
+        objective,
+        state,
+        loop,
+        folder,
+        callbacks=[preview],
+        resume=options.resume,
+        report=options.report,
+    )
+    if outcome.reason == "interrupted":
+        return
+    assert state.ema is not None
+    with state.ema.applied_to(model):
+        images = statistics_images(
+            scenes, recipe.objective.bases, recipe.num_statistics, HELD_BACK + 8
+        )
+        num_tokens = fit_statistics(model, images)
+        results.save_result(folder, model, recipe.model)
+    options.report(f"autoencoder done; statistics of {num_tokens} tokens; {folder / 'result'}")
+
+
+def _train_language_model(
+    recipe: LanguageModelRecipe,
+    data_folder: Path,
+    folder: Path,
+    tokenizer: PromptTokenizer,
+    device: torch.device,
+    options: _Options,
+) -> None:
+    torch.manual_seed(recipe.seed)
+    loop = options.apply(recipe.loop)
+    config = dataclasses.replace(recipe.model, vocab_size=tokenizer.num_ids)
+    model = CausalLanguageModel(config)
+    initialise_language_model(model)
+    model.to(device)
+    scenes = _scenes(recipe.scenes, data_folder, recipe.seed)
+    objective = LanguageModelObjective(model, scenes, tokenizer, recipe.objective)
+    state = _state(model, loop)
+
+    def held_out(state: RunState) -> dict[str, float]:
+        assert state.ema is not None
+        with state.ema.applied_to(model):
+            return {
+                f"final_turn_{language}": objective.final_turn_loss(language, 16, HELD_BACK)
+                for language in scenes.languages
+            }
+
+    outcome = train(
+        objective,
+        state,
+        loop,
+        folder,
+        callbacks=[held_out],
+        resume=options.resume,
+        report=options.report,
+    )
+    if outcome.reason == "interrupted":
+        return
+    assert state.ema is not None
+    with state.ema.applied_to(model):
+        results.save_result(folder, model.encoder, config)
+        results.save_final_norm(folder, model.norm.weight)
+    options.report(f"text encoder done; {folder / 'result'}")
+
+
+def _make_latents(
+    recipe: LatentsRecipe,
+    data_folder: Path,
+    folder: Path,
+    device: torch.device,
+    limits: tuple[int, int] | None,
+    report: Report,
+) -> None:
+    run_folder = folder.parent / recipe.autoencoder
+    autoencoder = results.load_autoencoder(run_folder).to(device)
+    autoencoder_id = results.fingerprint(run_folder)
+    first, stop = limits or (0, 10**9)
+    for part in recipe.parts:
+        scenes = _scenes(recipe.scenes, data_folder, recipe.seed + part.seed)
+        numbers = [n for n in missing_shards(folder, part) if first <= n < stop]
+        for number in numbers:
+            path = write_shard(
+                folder, part, number, scenes, autoencoder, autoencoder_id=autoencoder_id
+            )
+            report(f"{path.name}: {part.shard_size} scenes")
+
+
+def _train_denoiser(
+    recipe: DenoiserRecipe,
+    folder: Path,
+    tokenizer: PromptTokenizer,
+    device: torch.device,
+    options: _Options,
+) -> None:
+    beside = folder.parent
+    autoencoder = results.load_autoencoder(beside / recipe.autoencoder).to(device)
+    encoder = results.load_encoder(beside / recipe.encoder, recipe.model.selected_layer_index)
+    encoder.to(device)
+    autoencoder_id = results.fingerprint(beside / recipe.autoencoder)
+    previous: Path | None = None
+    for stage in recipe.stages:
+        torch.manual_seed(recipe.seed)
+        model = MMDiT(recipe.model)
+        model.initialise()
+        model.to(device)
+        stage_folder = folder / stage.name
+        loop = options.apply(stage.loop, stage.minutes_share)
+        state = _state(model, loop)
+        if previous is not None:
+            load_weights(previous, state)
+        pool = LatentPool(
+            beside / recipe.latents,
+            stage_folder / "shards.jsonl",
+            rescan_steps=recipe.rescan_steps,
+            autoencoder_id=autoencoder_id,
+        )
+        objective = DenoiserObjective(model, encoder, tokenizer, pool, stage.objective)
+        outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, options)
+        if outcome.reason == "interrupted":
+            return
+        previous = outcome.checkpoint
+        assert state.ema is not None
+        with state.ema.applied_to(model):
+            results.save_result(folder, model, recipe.model)
+        options.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _train_stage(
+    recipe: DenoiserRecipe,
+    stage: DenoiserStage,
+    objective: DenoiserObjective,
+    autoencoder: Autoencoder,
+    state: RunState,
+    loop: LoopConfig,
+    folder: Path,
+    options: _Options,
+) -> Outcome:
+    grid = PRESETS[max(stage.objective.bases)]["1:1"].grid
+
+    def preview(state: RunState) -> dict[str, float]:
+        assert state.ema is not None
+        with state.ema.applied_to(objective.model):
+            pictures = sample_pictures(
+                objective,
+                autoencoder,
+                PREVIEW_PROMPTS,
+                grid,
+                num_steps=recipe.preview_steps,
+                guidance=recipe.preview_guidance,
+            )
+        name = f"{stage.name}-{state.step:08d}.png"
+        save_grid(folder / "grids" / name, [picture.cpu() for picture in pictures], 6)
+        return {}
+
+    return train(
+        objective,
+        state,
+        loop,
+        folder / stage.name,
+        callbacks=[preview],
+        resume=options.resume,
+        report=options.report,
+    )

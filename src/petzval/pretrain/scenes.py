@@ -1,0 +1,137 @@
+"""Pictures and captions as a function of an index: what the objectives learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from petzval.data.languages import LANGUAGES
+from petzval.resolution import Resolution
+
+
+class SceneSource(Protocol):
+    """An endless series of captioned pictures; every answer is a pure function of its arguments."""
+
+    @property
+    def languages(self) -> Sequence[str]: ...
+
+    def pixels(self, index: int, resolution: Resolution) -> NDArray[np.uint8]:
+        """The picture, RGB [height, width, 3]."""
+        ...
+
+    def caption(self, index: int, resolution: Resolution, variant: int = 0) -> str:
+        """An English caption; variants differ in length and wording."""
+        ...
+
+    def translation(self, index: int, resolution: Resolution, language: str) -> str:
+        """A caption of the same scene in one of `languages`."""
+        ...
+
+
+class SpriteScenes:
+    """Composed illustrations from a built data folder.
+
+    Args:
+        folder: written by `petzval data build`.
+        seed: names the series.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        self._seed = seed
+
+    @cached_property
+    def _library(self):  # noqa: ANN202 - the library's own type, imported where it is opened
+        from petzval.data.sprites import SpriteLibrary
+
+        return SpriteLibrary.open(self._folder)
+
+    @property
+    def languages(self) -> Sequence[str]:
+        """All languages of the corpus."""
+        return LANGUAGES
+
+    def _scene(self, index: int, resolution: Resolution):  # noqa: ANN202
+        from petzval.data.scene import sample_scene
+
+        return sample_scene(self._library, seed=self._seed, index=index, resolution=resolution)
+
+    def pixels(self, index: int, resolution: Resolution) -> NDArray[np.uint8]:
+        from petzval.data.render import render_scene
+
+        return render_scene(self._library, self._scene(index, resolution))
+
+    def caption(self, index: int, resolution: Resolution, variant: int = 0) -> str:
+        from petzval.data.caption import training_caption
+
+        return training_caption(self._scene(index, resolution), seed=variant)
+
+    def translation(self, index: int, resolution: Resolution, language: str) -> str:
+        from petzval.data.caption import caption
+        from petzval.data.corpus import scene_names
+
+        scene = self._scene(index, resolution)
+        if language == "en":
+            return self.caption(index, resolution, variant=index)
+        names = scene_names(self._library, scene, language)
+        return caption(scene, language=language, names=names, seed=index)
+
+
+_COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (50, 80, 220),
+    "yellow": (240, 210, 40),
+}
+_PLACES = {"left": 0.25, "right": 0.75}
+_SPANISH = {"red": "rojo", "green": "verde", "blue": "azul", "yellow": "amarillo"}
+
+
+class ColouredSquares:
+    """A toy world that needs no data: one square of four colours at one of two places."""
+
+    languages: Sequence[str] = ("en", "es")
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+
+    def _truth(self, index: int) -> tuple[str, str]:
+        rng = np.random.default_rng((self._seed, index))
+        return str(rng.choice(list(_COLOURS))), str(rng.choice(list(_PLACES)))
+
+    def pixels(self, index: int, resolution: Resolution) -> NDArray[np.uint8]:
+        """A square of a quarter of the shorter side, on white."""
+        colour, place = self._truth(index)
+        height, width = resolution.height, resolution.width
+        half = min(height, width) // 4
+        row, column = height // 2, int(width * _PLACES[place])
+        canvas = np.full((height, width, 3), 255, np.uint8)
+        canvas[row - half : row + half, max(0, column - half) : column + half] = _COLOURS[colour]
+        return canvas
+
+    def caption(self, index: int, resolution: Resolution, variant: int = 0) -> str:
+        """Colour and place, short or longer."""
+        colour, place = self._truth(index)
+        patterns = ("a {} square on the {}", "A {} square stands on the {} of a white picture.")
+        return patterns[variant % 2].format(colour, place)
+
+    def translation(self, index: int, resolution: Resolution, language: str) -> str:
+        """English or Spanish."""
+        colour, place = self._truth(index)
+        if language == "en":
+            return self.caption(index, resolution)
+        return (
+            f"un cuadrado {_SPANISH[colour]} a la {'izquierda' if place == 'left' else 'derecha'}"
+        )
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """RGB [height, width, 3] of bytes → float32 [3, height, width] in [-1, 1]."""
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1

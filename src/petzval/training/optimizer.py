@@ -1,0 +1,220 @@
+"""Learning rates and parameter updates: AdamW, and Muon for hidden matrices.
+
+Muon: the momentum of a matrix is replaced by the nearest (semi-)orthogonal matrix, found by a few
+Newton-Schulz iterations (Jordan et al. 2024). The update is scaled by 0.2 sqrt(max(rows, columns)),
+so that its root mean square equals a typical AdamW update and one learning rate serves both
+(Liu et al. 2025, "Muon is scalable for LLM training").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from petzval.errors import ConfigError
+
+# Quintic coefficients with a steep slope at zero: small singular values grow fast, large ones end
+# between about 0.7 and 1.2, which is orthogonal enough for an update direction.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """Settings of the update.
+
+    Attributes:
+        kind: "adamw" for all parameters, or "muon" for hidden matrices with AdamW for the rest.
+        learning_rate: peak; the same number for both kinds.
+        betas: AdamW momentum decays.
+        weight_decay: decoupled, on parameters of two and more dimensions only.
+        momentum: Muon's.
+        max_grad_norm: gradients are scaled down to this global norm.
+        warmup_steps: linear from zero.
+        decay: shape of the learning rate after the warm-up.
+        cooldown: share of the run in which "cooldown" falls linearly; ignored by the others.
+        final_fraction: learning rate at the end, as a share of the peak.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    momentum: float = 0.95
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 100
+    decay: Literal["constant", "cosine", "cooldown"] = "constant"
+    cooldown: float = 0.3
+    final_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
+        if not 0 < self.cooldown <= 1:
+            raise ConfigError(f"cooldown must be in (0, 1], got {self.cooldown}")
+
+
+def learning_rate_factor(config: OptimizerConfig, step: int, progress: float) -> float:
+    """Share of the peak learning rate for the update that follows `step` finished ones.
+
+    Args:
+        config: names the shape.
+        step: finished updates, for the warm-up.
+        progress: share of the run that is done, clamped to [0, 1].
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps > 0 else 1.0
+    progress = min(1.0, max(0.0, progress))
+    if config.decay == "constant":
+        shape = 1.0
+    elif config.decay == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        shape = min(1.0, (1 - progress) / config.cooldown)
+    return warmup * (config.final_fraction + (1 - config.final_fraction) * shape)
+
+
+def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix of each, approximately.
+
+    Args:
+        matrices: [..., rows, columns], any float type.
+        num_iterations: Newton-Schulz iterations.
+
+    Returns:
+        Same shape, bfloat16; singular values near 1 (about 0.7 to 1.2).
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = (x / (torch.linalg.matrix_norm(x.float(), keepdim=True) + 1e-7)).bfloat16()
+    a, b, c = _QUINTIC
+    for _ in range(num_iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum for matrices; leading dimensions (experts) count as a batch."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        matrices = list(params)
+        for parameter in matrices:
+            assert parameter.ndim >= 2, "Muon updates matrices only"
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every matrix that has a gradient. Matrices of one shape go through together."""
+        value = closure() if closure is not None else None
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+            for parameter in cast("list[Tensor]", group["params"]):
+                if parameter.grad is not None:
+                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
+            for shape, parameters in by_shape.items():
+                self._update(shape, parameters, group)
+        return value
+
+    def _update(
+        self, shape: tuple[int, ...], parameters: list[Tensor], group: Mapping[str, Any]
+    ) -> None:
+        directions = [self._direction(p, group["momentum"]) for p in parameters]
+        updates = orthogonalize(torch.stack(directions))
+        scale = 0.2 * math.sqrt(max(shape[-2:]))
+        for parameter, update in zip(parameters, updates.unbind(0), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum of the gradient, in float32."""
+        assert parameter.grad is not None
+        gradient = parameter.grad.float()
+        state = cast("dict[str, Tensor]", self.state[parameter])
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(gradient)
+        buffer = state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum)
+
+
+# Matrices that are not hidden layers: look-up tables, first and last projections, and the maps from
+# the timestep. Muon's equal treatment of all directions does them no good.
+_NOT_HIDDEN = ("embed", "img_in", "txt_in", "proj_out", "norm_out", "_mod.", "router", "lm_head")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterGroups:
+    """Names of parameters by the way they are updated."""
+
+    muon: tuple[str, ...]
+    decayed: tuple[str, ...]
+    plain: tuple[str, ...]
+
+
+def group_parameters(model: nn.Module, kind: Literal["adamw", "muon"]) -> ParameterGroups:
+    """Sort trainable parameters: Muon matrices, AdamW with decay, AdamW without (1-D)."""
+    muon: list[str] = []
+    decayed: list[str] = []
+    plain: list[str] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        # A bias of stacked experts has two dimensions but is a vector per expert.
+        if parameter.ndim < 2 or name.endswith("bias"):
+            plain.append(name)
+        elif (
+            kind == "muon"
+            and parameter.ndim in (2, 3)
+            and not any(word in name for word in _NOT_HIDDEN)
+        ):
+            muon.append(name)
+        else:
+            decayed.append(name)
+    return ParameterGroups(muon=tuple(muon), decayed=tuple(decayed), plain=tuple(plain))
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """AdamW over all parameters, or Muon over the hidden matrices and AdamW over the rest."""
+    groups = group_parameters(model, config.kind)
+    parameters = dict(model.named_parameters())
+    adamw_groups: list[dict[str, Any]] = [
+        {"params": [parameters[n] for n in groups.decayed], "weight_decay": config.weight_decay},
+        {"params": [parameters[n] for n in groups.plain], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [group for group in adamw_groups if group["params"]],
+            lr=config.learning_rate,
+            betas=config.betas,
+            fused=True,
+        )
+    ]
+    if groups.muon:
+        optimizers.append(
+            Muon(
+                [parameters[n] for n in groups.muon],
+                lr=config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
+        )
+    return optimizers
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], value: float) -> None:
+    """Give every group of every optimizer this learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = value
