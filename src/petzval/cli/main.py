@@ -1,0 +1,124 @@
+"""The command `petzval`: a menu, and the one command that was asked for.
+
+Only that command's module is imported; the others appear in the menu by their summary. So help
+answers in a tenth of a second, and a test keeps torch and rich out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+import petzval
+from petzval.errors import PetzvalError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+COMMANDS: Mapping[str, str] = {
+    "generate": "Draw pictures from prompts.",
+    "show": "Print the recipe inside a picture.",
+    "models": "List the models, where they are and what they need.",
+    "doctor": "Report versions, devices, memory and the kernels chosen, with reasons.",
+    "verify": "Check a checkpoint against its architecture, or against recorded goldens.",
+    "data": "Fetch and build training data.",
+    "pretrain": "Train a part of a model from scratch, or go on with it.",
+    "evaluate": "Measure how well a model follows prompts.",
+}
+"""Name -> summary. The command is the function of that name in `petzval.cli.<name>`."""
+
+EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = (
+    f"Exit codes: {EXIT_OK} done, {EXIT_FAILED} a verification or an evaluation failed, "
+    f"{EXIT_USER_ERROR} the request was wrong (a hint says what to try), "
+    f"{EXIT_INTERRUPTED} interrupted. Results go to stdout, everything else to stderr."
+)
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        build(words)(args=words, prog_name="petzval")
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else EXIT_FAILED
+    return EXIT_OK
+
+
+def build(words: Sequence[str] = ()) -> typer.Typer:
+    """The menu, with the command that `words` name loaded and the others as summaries."""
+    app = typer.Typer(
+        help="Draw pictures from words with the Lens family of models.",
+        epilog=EXIT_CODES,
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_SETTINGS,
+    )
+    app.callback()(_options)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name == asked:
+            _load(app, name, summary)
+        else:
+            app.command(name, help=summary)(_summary_only)
+    return app
+
+
+def _load(app: typer.Typer, name: str, summary: str) -> None:
+    module = import_module(f"petzval.cli.{name}")
+    entries: dict[str, Callable[..., object]] | Callable[..., object] = getattr(module, name)
+    if callable(entries):
+        app.command(name, epilog=EXIT_CODES, context_settings=_SETTINGS)(_guarded(entries))
+        return
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=summary)
+    group.callback()(_summary_only)
+    for verb, function in entries.items():
+        group.command(verb, epilog=EXIT_CODES, context_settings=_SETTINGS)(_guarded(function))
+    app.add_typer(group, name=name, help=summary, context_settings=_SETTINGS)
+
+
+def _guarded(function: Callable[P, R]) -> Callable[P, R]:
+    """A user's mistake becomes one line and a hint; an interruption leaves quietly."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except PetzvalError as error:
+            print(f"error: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    return run
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(petzval.__version__)
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version
+
+
+def _summary_only() -> None:
+    """Stands in the menu for a command that was not asked for."""

@@ -1,0 +1,27 @@
+"""`petzval show`: the recipe inside a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from petzval.cli.console import print_json, printable
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A picture made by petzval.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the recipe as JSON.")] = False,
+) -> None:
+    """Print the recipe inside a picture: what makes it again."""
+    from petzval.config import to_mapping
+    from petzval.inference.image import read_recipe
+
+    recipe = to_mapping(read_recipe(file))
+    if json:
+        print_json(recipe)
+        return
+    width = max(len(name) for name in recipe)
+    for name, value in recipe.items():
+        print(f"{name:<{width}}  {printable(str(value))}")

@@ -1,0 +1,1 @@
+"""Prompt in, picture out: requests, variants, numerics modes, the pipeline, recipes in files."""

@@ -1,0 +1,180 @@
+"""Pictures as files: PNG, JPEG and WebP with the recipe inside, written whole or not at all.
+
+PNG carries the recipe in an iTXt chunk named `petzval`, JPEG and WebP in EXIF's user comment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from petzval.errors import RequestError
+from petzval.inference.recipe import RECIPE_LIMIT_BYTES, Recipe, recipe_from_json
+
+PNG_KEYWORD = "petzval"
+FORMATS: Mapping[str, str] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
+"""Suffix -> format."""
+
+QUALITY = 95
+"""Of JPEG; WebP is written without loss."""
+
+_EXIF_IFD = 0x8769
+_USER_COMMENT = 0x9286
+_ASCII_COMMENT = b"ASCII\0\0\0"
+_JPEG_LIMIT_BYTES = 65_000
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's suffix names.
+
+    Raises:
+        RequestError: for an unknown suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise RequestError(
+            f"cannot tell the format of {path.name!r}", f"end it in {', '.join(FORMATS)}"
+        )
+    return FORMATS[suffix]
+
+
+def encode(picture: Image.Image, recipe: Recipe, format: str) -> bytes:
+    """The bytes of a file; the same picture and recipe give the same bytes.
+
+    Args:
+        format: "png", "jpeg" or "webp".
+
+    Raises:
+        RequestError: unknown format, or the recipe does not fit into this one.
+    """
+    buffer = io.BytesIO()
+    if format == "png":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt(PNG_KEYWORD, recipe.to_json(), zip=True)
+        picture.save(buffer, "PNG", pnginfo=chunks)
+    elif format in ("jpeg", "webp"):
+        exif = _exif(recipe)
+        if format == "webp":
+            picture.save(buffer, "WEBP", lossless=True, exif=exif)
+        elif len(exif) > _JPEG_LIMIT_BYTES:
+            raise RequestError("the recipe is too long for a JPEG", "write PNG or WebP")
+        else:
+            picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
+    else:
+        known = ", ".join(sorted(set(FORMATS.values())))
+        raise RequestError(f"unknown format {format!r}", f"formats are {known}")
+    return buffer.getvalue()
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe inside a picture; its pixels are not decoded.
+
+    Raises:
+        RequestError: not a picture that can be read, or one without a recipe.
+        ConfigError: the recipe is damaged or forged.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore")  # only the header is read, however large it says
+            text = _recipe_text(picture)
+    except FileNotFoundError:
+        raise RequestError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise RequestError(f"{path} is a folder", "name one picture in it") from None
+    except UnidentifiedImageError:
+        raise RequestError(
+            f"{path} is not a picture", "recipes are in PNG, JPEG and WebP files"
+        ) from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a hostile file can make a decoder raise nearly anything
+        raise RequestError(f"{path} is damaged: {str(error)[:200]}") from error
+    if text is None:
+        raise RequestError(
+            f"{path} holds no recipe",
+            "only pictures made by petzval do, and only until another program rewrites them",
+        )
+    return recipe_from_json(text, where=str(path))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole: a temporary one beside it is renamed, and removed on any failure.
+
+    Folders on the way are made.
+
+    Raises:
+        RequestError: the folder or the file cannot be written; nothing is left behind.
+    """
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder", "name a file in it")
+    temporary = path.parent / f".petzval-{secrets.token_hex(8)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def output_error(path: Path, error: OSError) -> RequestError:
+    """What an operating system's refusal to write means, in words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RequestError(
+            f"no space left to write {path}", "free some, or write to another disk with --out"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return RequestError(
+            f"{path} may not be written: {error.strerror}", "choose another place with --out"
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return RequestError(
+            f"{path} cannot be made: a part of the path is a file, not a folder",
+            "choose another place with --out",
+        )
+    return RequestError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _exif(recipe: Recipe) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _ASCII_COMMENT + recipe.to_json(
+        ascii_only=True
+    ).encode("ascii")
+    return exif.tobytes()
+
+
+def _recipe_text(picture: Image.Image) -> str | None:
+    """The recipe's JSON, or None where the picture has none."""
+    info = cast("dict[object, Any]", picture.info)
+    text = info.get(PNG_KEYWORD)
+    if isinstance(text, str):
+        return str(text)
+    if picture.format not in ("JPEG", "WEBP"):
+        return None
+    comment: Any = picture.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    if not isinstance(comment, bytes) or not comment.startswith(_ASCII_COMMENT + b"{"):
+        return None
+    if b'"petzval"' not in comment:  # another program's JSON
+        return None
+    return comment[len(_ASCII_COMMENT) : RECIPE_LIMIT_BYTES * 2].decode("ascii", "replace")

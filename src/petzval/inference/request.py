@@ -1,0 +1,353 @@
+"""What is asked for, what was decided, and what comes out.
+
+`GenerationRequest` is what a person says: nearly everything is optional. `GenerationPlan` is what
+was decided for one checkpoint: nothing is. `GeneratedImage` is a picture with the recipe that makes
+it again. The command line and Python share these values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from petzval.conditioning import template
+from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, LARGEST_MAX_TOKENS
+from petzval.errors import RequestError
+from petzval.inference import image
+from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
+from petzval.inference.recipe import (
+    MAX_GUIDANCE,
+    MAX_MU,
+    MAX_NOISE_ROW,
+    MAX_SEED,
+    MAX_STEPS,
+    MIN_MU,
+    Recipe,
+)
+from petzval.inference.variants import Defaults
+from petzval.resolution import MAX_ROPE_POSITION, Resolution, resolve
+
+MAX_PROMPTS = 10_000
+MAX_IMAGES = 1024
+"""Pictures per prompt."""
+
+MAX_PROMPT_CHARACTERS = 131_072
+"""Far beyond what any checkpoint reads (about 2,000 characters); more is taken for a mistake."""
+
+SOLVERS = ("euler", "heun")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """What a person asks for. What is left out is decided by the checkpoint.
+
+    Attributes:
+        prompt: one prompt, or several that are drawn one after the other.
+        negative_prompt: what to stay away from; one for all prompts, or one for each. Blank means
+            none: the unconditional branch then has no text at all.
+        aspect, size, height, width, base, allow_any_size: see `resolution.resolve`.
+        steps: 1 to 1000.
+        guidance: 0 to 100; 1 runs one branch instead of two.
+        mu: shift of the schedule, -5 to 10; the exact empirical one where left out.
+        solver: "euler", or "heun" with two calls of the network a step.
+        seed: of each prompt's first picture, the next ones take the numbers that follow; or the
+            seeds themselves, as many as `num_images`.
+        num_images: pictures per prompt.
+        parity: numerics mode, see `inference.parity`.
+        template_date: the date in the chat template, YYYY-MM-DD or "today".
+        truncate, markers: see `PromptTokenizer.encode`; left out, as `parity` has it.
+        max_tokens: template and prompt together.
+        allow_blank: accept a prompt without words, which is taken for a mistake otherwise.
+        noise_row: microsoft mode: the row of the batch's noise that the first picture takes.
+
+    Raises:
+        RequestError: a value is of the wrong kind or out of range.
+    """
+
+    prompt: str | Sequence[str]
+    negative_prompt: str | Sequence[str] = ""
+    aspect: str | None = None
+    size: str | None = None
+    height: int | None = None
+    width: int | None = None
+    base: int | None = None
+    allow_any_size: bool = False
+    steps: int | None = None
+    guidance: float | None = None
+    mu: float | None = None
+    solver: str = "euler"
+    seed: int | Sequence[int] = 0
+    num_images: int = 1
+    parity: str = "default"
+    template_date: str | None = None
+    truncate: Truncate | None = None
+    markers: Markers | None = None
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    allow_blank: bool = False
+    noise_row: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            _whole("steps", self.steps, 1, MAX_STEPS)
+        if self.guidance is not None:
+            _real("guidance", self.guidance, 0.0, MAX_GUIDANCE)
+        if self.mu is not None:
+            _real("mu", self.mu, MIN_MU, MAX_MU)
+        _whole("num_images", self.num_images, 1, MAX_IMAGES)
+        _whole("max_tokens", self.max_tokens, 1, LARGEST_MAX_TOKENS)
+        _whole("noise_row", self.noise_row, 0, MAX_NOISE_ROW)
+        _choice("solver", self.solver, SOLVERS)
+        _choice("parity", self.parity, tuple(PARITIES))
+        _choice("truncate", self.truncate, ("keep_tail", "reference"))
+        _choice("markers", self.markers, ("neutralise", "reference"))
+        if self.template_date is not None:
+            template.resolve_date(_text("template_date", self.template_date))
+        prompts, negatives = self.prompts, self.negative_prompts
+        if not self.allow_blank and not all(prompt.strip() for prompt in prompts):
+            raise RequestError(
+                "the prompt is blank" if len(prompts) == 1 else "one of the prompts is blank",
+                "say what to draw; or allow a blank prompt (allow_blank, --allow-blank)",
+            )
+        if len(negatives) not in (1, len(prompts)):
+            raise RequestError(
+                f"{len(negatives)} negative prompts for {len(prompts)} prompts",
+                "give one for all, or one for each",
+            )
+        self.picture_seeds()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, each a text that UTF-8 can hold."""
+        prompts = _texts("prompt", self.prompt)
+        if not 1 <= len(prompts) <= MAX_PROMPTS:
+            raise RequestError(f"expected 1 to {MAX_PROMPTS:,} prompts, got {len(prompts):,}")
+        return prompts
+
+    @property
+    def negative_prompts(self) -> tuple[str, ...]:
+        """One for all prompts, or one for each."""
+        return _texts("negative_prompt", self.negative_prompt)
+
+    def picture_seeds(self) -> tuple[int, ...]:
+        """The seeds of one prompt's pictures."""
+        return _seeds(self.seed, self.num_images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedImage:
+    """One picture of a plan.
+
+    Attributes:
+        index: place in the request: prompt by prompt, each with its `num_images`.
+        negative_prompt: None where the unconditional branch has no text.
+        noise_row: row of the noise that `seed` draws; 0 unless a batch shares one generator.
+    """
+
+    index: int
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    noise_row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationPlan:
+    """What was decided for a request and a checkpoint; no field is open any more."""
+
+    images: tuple[PlannedImage, ...]
+    resolution: Resolution
+    allow_any_size: bool
+    steps: int
+    guidance: float
+    mu: float | None
+    """None: the empirical one, computed from tokens and steps when the schedule is made."""
+    solver: str
+    parity: Parity
+    template_date: str
+    truncate: Truncate
+    markers: Markers
+    max_tokens: int
+
+
+def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:
+    """Decide everything that the request left open.
+
+    Raises:
+        ResolutionError: the size is not legal.
+        RequestError: the prompt's positions would not fit behind so large a picture.
+    """
+    parity = PARITIES[request.parity]
+    resolution = resolve(
+        aspect=request.aspect,
+        size=request.size,
+        height=request.height,
+        width=request.width,
+        base=defaults.base if request.base is None else request.base,
+        allow_any_size=request.allow_any_size,
+    )
+    text_end = max(resolution.grid) // 2 + max(0, request.max_tokens - template.PREFIX_LENGTH)
+    if text_end > MAX_ROPE_POSITION:
+        raise RequestError(
+            f"{resolution} and {request.max_tokens} tokens need {text_end} rotary positions, "
+            f"there are {MAX_ROPE_POSITION}",
+            "lower max_tokens or the longer side",
+        )
+    return GenerationPlan(
+        images=_planned_images(request, parity),
+        resolution=resolution,
+        allow_any_size=request.allow_any_size,
+        steps=defaults.steps if request.steps is None else request.steps,
+        guidance=float(defaults.guidance if request.guidance is None else request.guidance),
+        mu=None if request.mu is None else float(request.mu),
+        solver=request.solver,
+        parity=parity,
+        template_date=template.resolve_date(request.template_date or parity.template_date),
+        truncate=request.truncate or parity.truncate,
+        markers=request.markers or parity.markers,
+        max_tokens=request.max_tokens,
+    )
+
+
+def _planned_images(request: GenerationRequest, parity: Parity) -> tuple[PlannedImage, ...]:
+    prompts, negatives = request.prompts, request.negative_prompts
+    if len(negatives) == 1:
+        negatives = negatives * len(prompts)
+    shared_draw = parity.batch_noise and isinstance(request.seed, int)
+    images: list[PlannedImage] = []
+    for prompt, negative in zip(prompts, negatives, strict=True):
+        for seed in request.picture_seeds():
+            index = len(images)
+            images.append(
+                PlannedImage(
+                    index=index,
+                    prompt=prompt,
+                    negative_prompt=negative if negative.strip() else None,
+                    seed=request.picture_seeds()[0] if shared_draw else seed,
+                    noise_row=request.noise_row + index if shared_draw else request.noise_row,
+                )
+            )
+    return tuple(images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GeneratedImage:
+    """A finished picture.
+
+    Attributes:
+        pixels: 8-bit RGB.
+        recipe: what makes it again; written into every file.
+        seconds: time per stage ("encode", "denoise", "decode"), shared time divided evenly.
+        index: place in the request.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    recipe: Recipe
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    index: int = 0
+
+    def pil(self) -> Image.Image:
+        """The picture for Pillow."""
+        return Image.fromarray(self.pixels)
+
+    def encode(self, format: str = "png") -> bytes:
+        """The bytes of a file in "png", "jpeg" or "webp", recipe inside."""
+        return image.encode(self.pil(), self.recipe, format)
+
+    def save(self, path: str | Path, format: str | None = None) -> Path:
+        """Write a file whole or not at all; its suffix names the format unless `format` does.
+
+        Raises:
+            RequestError: unknown format, or the file cannot be written.
+        """
+        path = Path(path)
+        image.write_atomically(path, self.encode(format or image.format_of(path)))
+        return path
+
+
+def request_from_recipe(recipe: Recipe) -> GenerationRequest:
+    """The request that makes a picture again, with nothing left to decide."""
+    return GenerationRequest(
+        prompt=recipe.prompt,
+        negative_prompt=recipe.negative_prompt,
+        height=recipe.height,
+        width=recipe.width,
+        allow_any_size=recipe.allow_any_size,
+        steps=recipe.steps,
+        guidance=recipe.guidance,
+        mu=recipe.mu,
+        solver=recipe.solver,
+        seed=[recipe.seed],
+        parity=recipe.parity,
+        template_date=recipe.template_date,
+        truncate=recipe.truncate,
+        markers=recipe.markers,
+        max_tokens=recipe.max_tokens,
+        allow_blank=True,
+        noise_row=recipe.noise_row,
+    )
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_text(name, value),)
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise RequestError(f"{name} must be a text or a list of texts, got {_kind(value)}")
+    items: Sequence[Any] = value
+    return tuple(_text(name, each) for each in items)
+
+
+def _text(name: str, value: object) -> str:
+    """A text without halves of surrogate pairs, which no file could hold."""
+    if not isinstance(value, str):
+        raise RequestError(f"{name} must be a text, got {_kind(value)}")
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        raise RequestError(
+            f"{name} has {len(value):,} characters, at most {MAX_PROMPT_CHARACTERS:,} are accepted",
+            "a checkpoint reads about 2,000; shorten it",
+        )
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _seeds(value: object, num_images: int) -> tuple[int, ...]:
+    """One seed a picture, from a first seed or a list."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        seeds: Sequence[Any] = value
+        if len(seeds) != num_images:
+            raise RequestError(
+                f"{len(seeds)} seeds for {num_images} pictures per prompt",
+                "give as many seeds as pictures, or one seed",
+            )
+        return tuple(_whole("seed", seed, 0, MAX_SEED) for seed in seeds)
+    first = _whole("seed", value, 0, MAX_SEED - num_images + 1)
+    return tuple(range(first, first + num_images))
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number, got {_kind(value)}")
+    if not least <= value <= most:
+        raise RequestError(f"{name} must be between {least} and {most}, got {str(value)[:40]}")
+    return value
+
+
+def _real(name: str, value: object, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"{name} must be a number, got {_kind(value)}")
+    if not (math.isfinite(value) and least <= value <= most):
+        raise RequestError(f"{name} must be between {least:g} and {most:g}, got {value}")
+
+
+def _choice(name: str, value: object, known: Sequence[str]) -> None:
+    if value is not None and value not in known:
+        raise RequestError(f"unknown {name} {str(value)[:40]!r}", f"known are {', '.join(known)}")
+
+
+def _kind(value: object) -> str:
+    return f"{str(value)[:40]!r} ({type(value).__name__})"

@@ -1,0 +1,192 @@
+"""The variants of Lens by name: how each wants to be used, and where its weights are looked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import petzval
+from petzval.config import from_mapping, read_json, setting
+from petzval.errors import CheckpointError, RequestError
+from petzval.inference.recipe import MAX_GUIDANCE, MAX_STEPS
+from petzval.resolution import PRESETS
+
+MODELS_VARIABLE = "PETZVAL_MODELS"
+"""Environment variable that names a folder of checkpoint folders."""
+
+CARD = "petzval.json"
+"""Optional file of a checkpoint with the settings it wants; `Defaults` says which."""
+
+_LAYOUT_FILE = "model_index.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Defaults:
+    """What a checkpoint wants where a request does not say.
+
+    Attributes:
+        steps: sampling steps.
+        guidance: scale of classifier-free guidance; 1 runs without.
+        base: family of preset sizes, a key of `resolution.PRESETS`.
+    """
+
+    steps: int = setting(20, minimum=1, maximum=MAX_STEPS)
+    guidance: float = setting(5.0, minimum=0, maximum=MAX_GUIDANCE)
+    base: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """A published or shipped checkpoint.
+
+    Attributes:
+        repository: where it was published; looked up in Hugging Face's local cache.
+        disk_bytes: of the files as published.
+        memory: what it takes to run, in words.
+    """
+
+    name: str
+    title: str
+    defaults: Defaults
+    repository: str | None
+    disk_bytes: int
+    memory: str
+
+
+_PUBLISHED_BYTES = 22_334_041_829
+_PUBLISHED_MEMORY = "24 GB of GPU memory in bfloat16"
+
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="mini",
+            title="the small illustrator that ships inside",
+            defaults=Defaults(steps=20, guidance=4.0, base=256),
+            repository=None,
+            disk_bytes=48_000_000,
+            memory="1 GB of memory, no GPU",
+        ),
+        Variant(
+            name="lens",
+            title="Lens, after reinforcement learning",
+            defaults=Defaults(steps=20, guidance=5.0),
+            repository="microsoft/Lens",
+            disk_bytes=_PUBLISHED_BYTES,
+            memory=_PUBLISHED_MEMORY,
+        ),
+        Variant(
+            name="lens-turbo",
+            title="Lens-Turbo, distilled to four steps",
+            defaults=Defaults(steps=4, guidance=1.0),
+            repository="microsoft/Lens-Turbo",
+            disk_bytes=_PUBLISHED_BYTES,
+            memory=_PUBLISHED_MEMORY,
+        ),
+        Variant(
+            name="lens-base",
+            title="Lens-Base, as pre-trained",
+            defaults=Defaults(steps=50, guidance=5.0),
+            repository="microsoft/Lens-Base",
+            disk_bytes=_PUBLISHED_BYTES,
+            memory=_PUBLISHED_MEMORY,
+        ),
+    )
+}
+"""Name -> variant."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Located:
+    """A checkpoint that is on this machine."""
+
+    name: str
+    folder: Path
+    defaults: Defaults
+
+
+def locate(name_or_path: str | Path) -> Located:
+    """Find a checkpoint by the name of its variant, or take the folder that is named.
+
+    A variant is looked for inside the package, then in the folder that `PETZVAL_MODELS` names, then
+    in Hugging Face's cache. A path has to look like one or exist; its defaults are those of its
+    `petzval.json`, or of the variant it is called after, or those of Lens.
+
+    Raises:
+        RequestError: neither a variant nor a folder.
+        CheckpointError: a variant whose weights are not on this machine.
+        ConfigError: the checkpoint's `petzval.json` is damaged.
+    """
+    text = str(name_or_path)
+    variant = VARIANTS.get(text.lower())
+    if variant is not None and not isinstance(name_or_path, Path):
+        for folder in places(variant):
+            if (folder / _LAYOUT_FILE).is_file():
+                return Located(
+                    name=variant.name, folder=folder, defaults=_defaults(folder, variant)
+                )
+        raise _absent(variant)
+    folder = Path(text).expanduser()
+    if text.strip() and folder.is_dir():
+        called = folder.resolve().name
+        relative = VARIANTS.get(called.lower(), VARIANTS["lens"])
+        return Located(name=called, folder=folder, defaults=_defaults(folder, relative))
+    if text.strip() and folder.exists():
+        raise RequestError(
+            f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
+            "name the folder; a lone file of weights cannot be used",
+        )
+    raise RequestError(
+        f"unknown model {text[:200]!r}",
+        f"models are {', '.join(VARIANTS)}, or the path of a checkpoint folder",
+    )
+
+
+def places(variant: Variant) -> Iterator[Path]:
+    """The folders in which a variant is looked for, in order; they need not exist."""
+    if variant.repository is None:
+        yield Path(petzval.__file__).parent / "assets" / variant.name
+    models = os.environ.get(MODELS_VARIABLE)
+    if models:
+        yield Path(models).expanduser() / variant.name
+    if variant.repository is not None:
+        yield from _cached_snapshots(variant.repository)
+
+
+def _cached_snapshots(repository: str) -> Iterator[Path]:
+    """Snapshots of a repository in Hugging Face's cache, the one `main` names first."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    entry = cache / f"models--{repository.replace('/', '--')}"
+    main = entry / "refs" / "main"
+    if main.is_file():
+        yield entry / "snapshots" / main.read_text().strip()
+    if (entry / "snapshots").is_dir():
+        yield from sorted((entry / "snapshots").iterdir())
+
+
+def _defaults(folder: Path, variant: Variant) -> Defaults:
+    """Those of the checkpoint's own card; the variant's where it has none."""
+    card = folder / CARD
+    if not card.is_file():
+        return variant.defaults
+    defaults = from_mapping(Defaults, read_json(card), where=str(card), ignore_unknown=True)
+    if defaults.base not in PRESETS:
+        known = ", ".join(str(base) for base in sorted(PRESETS))
+        raise CheckpointError(f"{card}: base {defaults.base} is none of {known}")
+    return defaults
+
+
+def _absent(variant: Variant) -> CheckpointError:
+    if variant.repository is None:
+        return CheckpointError(
+            f"{variant.name} is missing from this installation",
+            "install the package again, with its data files",
+        )
+    return CheckpointError(
+        f"{variant.name} is not on this machine",
+        f"put its folder at ${MODELS_VARIABLE}/{variant.name}, or name the folder itself; "
+        "`petzval models` shows where it is looked for",
+    )
