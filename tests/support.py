@@ -30,3 +30,13 @@ def golden_json(name: str) -> Any:
 def golden_cases(name: str) -> list[str]:
     """The case names of a golden file: what stands before the first dot of its keys."""
     return sorted({key.split(".")[0] for key in golden_tensors(name)})
+
+
+def golden_ranks() -> dict[bytes, int]:
+    """The byte-pair tokens of the tiny tokenizer as ranks, with their bytes spelt out again."""
+    names: dict[str, int] = golden_json("checkpoint/tokenizer/tokenizer.json")["model"]["vocab"]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable}
+    byte_of |= {chr(256 + i): byte for i, byte in enumerate(others)}
+    return {bytes(byte_of[letter] for letter in name): rank for name, rank in names.items()}
