@@ -16,7 +16,7 @@ import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "src" / "petzval"
@@ -86,11 +86,9 @@ def command_line() -> str:
 
 
 def _commands(text: str) -> list[str]:
-    """The names in the Commands panel of a help text."""
-    match = re.search(r"─ Commands ─+╮?\n(.*?)\n╰", text, re.DOTALL)
-    if match is None:
-        return []
-    return re.findall(r"^│ ([a-z][a-z-]*) ", match[1], re.MULTILINE)
+    """The names in the list of commands of a help text."""
+    match = re.search(r"^Commands:\n((?:  .*\n)+)", text + "\n", re.MULTILINE)
+    return re.findall(r"^  ([a-z][a-z-]*)", match[1], re.MULTILINE) if match else []
 
 
 def _attribute_notes(cls: type[Any]) -> dict[str, str]:
@@ -146,7 +144,7 @@ def errors() -> str:
     drawing, *_ = (inspect.getdoc(module) or "").split("\n\nEvery one")
     tree = drawing.split("\n\n", 1)[1]
     lines = ["```", inspect.cleandoc(tree), "```", "", "| error | when |", "| --- | --- |"]
-    for name, cls in cast("dict[str, Any]", vars(module)).items():
+    for name, cls in vars(module).items():
         if inspect.isclass(cls) and issubclass(cls, Exception):
             summary = (inspect.getdoc(cls) or "").splitlines()[0]
             lines.append(f"| `{name}` | {summary} |")
