@@ -22,6 +22,7 @@ from petzval.weights.published import (
     VAE,
     check_model_index,
     check_scheduler,
+    check_tokenizer,
     encoder_config_in,
     read_denoiser_config,
     read_encoder_config,
@@ -70,8 +71,7 @@ class Checkpoint:
                     f"{folder}: the folder {name}/ is missing",
                     f"a checkpoint holds {DENOISER}/, {ENCODER}/, {VAE}/ and {TOKENIZER}/",
                 )
-        if not (folder / TOKENIZER / "tokenizer.json").is_file():
-            raise CheckpointError(f"{folder / TOKENIZER}: tokenizer.json is missing")
+        check_tokenizer(folder)
         check_model_index(folder)
         check_scheduler(folder)
         denoiser_config, vae_config = read_denoiser_config(folder), read_vae_config(folder)
@@ -79,7 +79,7 @@ class Checkpoint:
         encoder_source = TensorSource.open(folder / ENCODER)
         encoder_config = match_packing(read_encoder_config(folder), encoder_source)
         vae_source = TensorSource.open(folder / VAE)
-        _check_fit(folder, denoiser_config, encoder_config, vae_config)
+        check_fit(folder, denoiser_config, encoder_config, vae_config)
         problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
         problems += find_problems(encoder_source, expected_tensors(encoder_config))
         problems += find_problems(vae_source, expected_tensors(vae_config))
@@ -208,7 +208,7 @@ def materialise(
     module.eval()
 
 
-def _check_fit(
+def check_fit(
     folder: Path, denoiser: MMDiTConfig, encoder: GptOssConfig, vae: AutoencoderConfig
 ) -> None:
     """The three configs must speak of the same widths."""

@@ -47,7 +47,7 @@ class ExpectedTensor:
 class _WithoutInitialisation(TorchFunctionMode):
     """Skips `torch.nn.init` while a network is built whose numbers will be replaced anyway.
 
-    Random draws on the meta device are traced by torch's compiler, which takes two seconds to import.
+    Random draws on the meta device would import torch's compiler, which takes two seconds.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -130,6 +130,12 @@ def check_scheduler(folder: Path) -> None:
         _require(values, _SCHEDULER_FIXED, where)
 
 
+def check_tokenizer(folder: Path) -> None:
+    """The tokenizer's file must be there; what is in it is read with the prompts."""
+    if not (folder / TOKENIZER / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder / TOKENIZER}: tokenizer.json is missing")
+
+
 def component_folder(config: ComponentConfig) -> str:
     """Which folder of a checkpoint a component lies in."""
     if isinstance(config, MMDiTConfig):

@@ -1,0 +1,208 @@
+"""`petzval verify`: what a checkpoint holds, and whether it is what the architecture wants.
+
+Unlike loading, which stops at the first refusal, this goes on and reports everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from petzval.errors import CheckpointError, ConfigError
+from petzval.models.gpt_oss import GptOssConfig
+from petzval.models.mmdit import MMDiTConfig
+from petzval.models.vae import AutoencoderConfig
+from petzval.weights.checkpoint import check_fit, match_packing
+from petzval.weights.manifest import expected_tensors, find_problems
+from petzval.weights.mxfp4 import NAN_SCALE
+from petzval.weights.published import (
+    DENOISER,
+    ENCODER,
+    VAE,
+    ComponentConfig,
+    check_model_index,
+    check_scheduler,
+    check_tokenizer,
+    read_denoiser_config,
+    read_encoder_config,
+    read_vae_config,
+)
+from petzval.weights.tensors import TensorSource, file_sha256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileReport:
+    """One file: its name inside the checkpoint, length and SHA-256."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComponentReport:
+    """One network, as found.
+
+    Attributes:
+        name: folder of the component.
+        num_tensors: tensors in its files.
+        num_parameters: floating-point numbers; two for each byte of MXFP4 blocks, scales not
+            counted.
+        num_bytes: bytes of all tensors, headers not counted.
+        dtypes: tensors of each safetensors dtype.
+        files: every weights file, with its hash.
+        problems: differences from the architecture; empty when all is well.
+    """
+
+    name: str
+    num_tensors: int = 0
+    num_parameters: int = 0
+    num_bytes: int = 0
+    dtypes: tuple[tuple[str, int], ...] = ()
+    files: tuple[FileReport, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyReport:
+    """A whole checkpoint, as found; `problems` are those of the folder and of how its parts fit."""
+
+    folder: Path
+    components: tuple[ComponentReport, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def all_problems(self) -> tuple[str, ...]:
+        """The folder's and every component's."""
+        return self.problems + tuple(p for c in self.components for p in c.problems)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.all_problems
+
+
+def verify_checkpoint(
+    folder: str | Path, *, hashes: bool = True, values: bool = True
+) -> VerifyReport:
+    """Check keys, shapes and dtypes of every component and count what is there.
+
+    Args:
+        folder: a checkpoint in the published layout.
+        hashes: also hash every file (reads all of it).
+        values: also look for NaN, infinities and MXFP4 scales of 255 (reads all of it).
+
+    Raises:
+        CheckpointError: only where there is no folder at all.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: expected a checkpoint folder")
+    problems: list[str] = []
+    for check in (check_model_index, check_scheduler, check_tokenizer):
+        _collect(problems, check, folder)
+    readers: tuple[tuple[str, Callable[[Path], ComponentConfig]], ...] = (
+        (DENOISER, read_denoiser_config),
+        (ENCODER, read_encoder_config),
+        (VAE, read_vae_config),
+    )
+    configs: dict[str, ComponentConfig] = {}
+    reports: list[ComponentReport] = []
+    for name, reader in readers:
+        report, config = _verify_component(folder, name, reader, hashes=hashes, values=values)
+        reports.append(report)
+        if config is not None:
+            configs[name] = config
+    denoiser, encoder, vae = configs.get(DENOISER), configs.get(ENCODER), configs.get(VAE)
+    if (
+        isinstance(denoiser, MMDiTConfig)
+        and isinstance(encoder, GptOssConfig)
+        and isinstance(vae, AutoencoderConfig)
+    ):
+        _collect(problems, lambda place: check_fit(place, denoiser, encoder, vae), folder)
+    return VerifyReport(folder=folder, components=tuple(reports), problems=tuple(problems))
+
+
+def _verify_component(
+    folder: Path,
+    name: str,
+    reader: Callable[[Path], ComponentConfig],
+    *,
+    hashes: bool,
+    values: bool,
+) -> tuple[ComponentReport, ComponentConfig | None]:
+    problems: list[str] = []
+    config: ComponentConfig | None = None
+    try:
+        config = reader(folder)
+    except (CheckpointError, ConfigError) as error:
+        problems.append(error.message)
+    try:
+        source = TensorSource.open(folder / name)
+    except CheckpointError as error:
+        return ComponentReport(name=name, problems=(*problems, error.message)), config
+    if isinstance(config, GptOssConfig):
+        config = match_packing(config, source)
+    if config is not None:
+        problems += find_problems(source, expected_tensors(config))
+    if values:
+        problems += _bad_values(source)
+    report = count_tensors(name, source)
+    files = [
+        FileReport(
+            name=str(file.relative_to(folder)),
+            num_bytes=file.stat().st_size,
+            sha256=file_sha256(file) if hashes else "",
+        )
+        for file in source.files
+    ]
+    return replace(report, files=tuple(files), problems=tuple(problems)), config
+
+
+def count_tensors(name: str, source: TensorSource) -> ComponentReport:
+    """Counts from the headers alone."""
+    dtypes: dict[str, int] = {}
+    num_parameters = 0
+    for key, info in source.infos.items():
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + 1
+        if info.torch_dtype.is_floating_point:
+            num_parameters += info.num_elements
+        elif key.endswith("_blocks"):
+            num_parameters += 2 * info.num_elements
+    return ComponentReport(
+        name=name,
+        num_tensors=len(source),
+        num_parameters=num_parameters,
+        num_bytes=source.num_bytes,
+        dtypes=tuple(sorted(dtypes.items())),
+    )
+
+
+def _bad_values(source: TensorSource) -> list[str]:
+    """Numbers that no network can use, read tensor by tensor."""
+    problems: list[str] = []
+    for key, info in source.infos.items():
+        if info.torch_dtype.is_floating_point:
+            tensor = source.read(key)
+            wide = tensor.float() if tensor.element_size() == 1 else tensor
+            count = int((~torch.isfinite(wide)).sum())
+            fault = "NaN or infinite numbers"
+        elif key.endswith("_scales"):
+            count = int((source.read(key) == NAN_SCALE).sum())
+            fault = f"MXFP4 scales of {NAN_SCALE}, which stands for NaN"
+        else:
+            continue
+        if count:
+            problems.append(f"{info.file}: key {key!r} holds {count:,} {fault}")
+    source.close()
+    return problems
+
+
+def _collect(problems: list[str], check: Callable[[Path], None], folder: Path) -> None:
+    try:
+        check(folder)
+    except (CheckpointError, ConfigError) as error:
+        problems.append(error.message)
