@@ -21,7 +21,7 @@ from petzval.data.pictures import (
 from petzval.data.portraits import PORTRAIT, draw_portraits
 from petzval.data.sprites import FORMAT, SpriteLibrary, write_library
 
-_REVISION = 2
+_REVISION = 3
 """Raised when the same archives would give other pictures, so that old folders are rebuilt."""
 
 
@@ -79,6 +79,34 @@ def gather(cache: Path, *, num_portraits: int) -> tuple[list[Picture], dict[str,
     concepts[PORTRAIT.id] = PORTRAIT
     pictures += draw_portraits(cache, num_per_style=num_portraits // 5)
     return pictures, concepts
+
+
+PLAIN_HELD_OUT: tuple[str, ...] = (
+    "bouquet", "brick", "compass", "computer-mouse", "crayon", "flashlight", "floppy-disk", "flute",
+    "goose", "gorilla", "headphone", "house-with-garden", "jar", "mouse", "paintbrush", "parachute",
+    "paw-prints", "rat", "screwdriver", "skis", "window", "two-hump-camel", "ox", "fuel-pump",
+)  # fmt: skip
+"""Held-out concepts beyond the core that are plain enough to be asked for in prompts."""
+
+
+def write_prompt_concepts(library: SpriteLibrary, path: Path) -> None:
+    """Write the concepts that evaluation prompts ask for, with their names in all languages.
+
+    The result is packaged with the library, so that prompts need no built data.
+    """
+    silhouettes = {sprite.concept for sprite in library.sprites if sprite.style == "silhouette"}
+    rows = [
+        {
+            "id": concept.id,
+            "names": dict(sorted(concept.names.items())),
+            "held_out": concept.held_out,
+            "silhouette": concept.id in silhouettes,
+        }
+        for concept in sorted(library.concepts.values(), key=lambda concept: concept.id)
+        if (concept.core and concept.group != "shapes") or concept.id in PLAIN_HELD_OUT
+    ]
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def _stage(folder: Path, name: str, made_from: list[str], run: Callable[[], None]) -> None:

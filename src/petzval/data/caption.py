@@ -9,6 +9,7 @@ import numpy as np
 from petzval.data import english
 from petzval.data.caption_languages import translated_caption
 from petzval.data.languages import LANGUAGES
+from petzval.data.prompts import is_evaluation_text
 from petzval.data.scene import Background, Scene, SceneObject
 from petzval.errors import DataError
 
@@ -16,6 +17,8 @@ LENGTHS: tuple[str, ...] = ("tag", "short", "medium", "dense")
 LENGTH_WEIGHTS: tuple[float, ...] = (0.12, 0.33, 0.38, 0.17)
 _ALWAYS_SAID = 0.9
 _DEFAULT_STYLE_SAID = 0.4
+_TRAINING_SALT = 99
+_ANOTHER_WAY = 1 << 32
 
 
 def caption(scene: Scene, *, length: str = "medium", language: str = "en", seed: int = 0) -> str:
@@ -45,12 +48,27 @@ def caption(scene: Scene, *, length: str = "medium", language: str = "en", seed:
 
 
 def training_caption(scene: Scene, *, seed: int = 0) -> str:
-    """An English caption whose length is drawn as the denoiser's training draws it."""
-    rng = np.random.Generator(
-        np.random.Philox(np.random.SeedSequence((seed, scene.seed, scene.index, 99)))
-    )
+    """An English caption whose length is drawn as the denoiser's training draws it.
+
+    It never has the words of an evaluation prompt.
+    """
+    key = (seed, scene.seed, scene.index, _TRAINING_SALT)
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
     length = LENGTHS[int(rng.choice(len(LENGTHS), p=LENGTH_WEIGHTS))]
-    return caption(scene, length=length, seed=seed)
+    return unseen_caption(scene, length=length, seed=seed)
+
+
+def unseen_caption(
+    scene: Scene, *, length: str = "medium", language: str = "en", seed: int = 0
+) -> str:
+    """As `caption`, but said in another way if it has the words of an evaluation prompt."""
+    text = caption(scene, length=length, language=language, seed=seed)
+    for attempt in range(1, 20):
+        if not is_evaluation_text(text):
+            return text
+        again = seed + attempt * _ANOTHER_WAY
+        text = caption(scene, length=length, language=language, seed=again)
+    return caption(scene, length="dense", seed=seed)
 
 
 class _Speaker:

@@ -8,8 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-CORE_NAMES: tuple[str, ...] = tuple(
-    """
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(";"))
+
+
+CORE_NAMES: tuple[str, ...] = _names("""
     cat; cat face; dog; dog face; fox; wolf; lion; tiger face; bear; panda; koala; rabbit; pig; cow;
     horse; unicorn; elephant; giraffe; monkey; frog; turtle; snake; dragon; sauropod; whale;
     dolphin; fish; octopus; crab; shark; snail; butterfly; honeybee; lady beetle; spider; bird;
@@ -30,8 +35,7 @@ CORE_NAMES: tuple[str, ...] = tuple(
     yellow heart; closed book; pencil; scissors; hammer; envelope; magnifying glass tilted left;
     chair; soap; robot; ghost; alien; skull; smiling face with sunglasses; grinning face; bullseye;
     bomb
-    """.replace("\n", " ").strip().split("; ")
-)  # fmt: skip
+""")  # fmt: skip
 """Plain, drawable things that most strangers recognise, drawn about eight times as often."""
 
 REWRITES: Mapping[str, str] = MappingProxyType(
@@ -130,18 +134,14 @@ REWRITES: Mapping[str, str] = MappingProxyType(
 )
 """CLDR name -> what a person would call the picture."""
 
-NO_ARTICLE: frozenset[str] = frozenset(
-    """
+NO_ARTICLE: frozenset[str] = frozenset(_names("""
     grapes; cherries; scissors; glasses; sunglasses; jeans; shorts; french fries; popcorn; bread; fire; soap; books;
     sparkles; socks; gloves; skis; goggles; chopsticks; peanuts; beans; blueberries; pancakes; bacon; butter; salt; ice;
     money; eyes; lungs; maracas; broccoli; garlic; sushi; spaghetti; tropical fish; fireworks; houses; chains; briefs;
     theatre masks; musical notes; bubbles; cooked rice; curry rice; bubble tea; green salad; canned food; ballet shoes;
     fork and knife; paw prints; footprints; crossed swords; two hearts; revolving hearts; playing cards; leafy green;
     sake; mate; fog; hot springs; people holding hands; prayer beads; sleeping letters; oden; dango; falafel; fondue
-    """.replace("\n", " ")
-    .strip()
-    .split("; ")
-)
+"""))  # fmt: skip
 """Names said without "a": plurals and stuff."""
 
 PLURALS: Mapping[str, str] = MappingProxyType(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from petzval.data import english
-from petzval.data.caption import LENGTH_WEIGHTS, LENGTHS, caption
+from petzval.data.caption import LENGTH_WEIGHTS, LENGTHS, unseen_caption
 from petzval.data.common_words import COMMON_WORDS
 from petzval.data.concepts import Concept
 from petzval.data.english import COUNT_WORDS, PLACES, STYLES
@@ -46,7 +46,7 @@ def corpus_example(library: SpriteLibrary, seed: int, index: int) -> CorpusExamp
 
     Most are captions of scenes that can be trained on. The rest are plain names and keywords of all
     concepts, so that the encoder knows the words for things no picture was ever shown of: scenes
-    never hold those.
+    never hold those. No prompt has the words of an evaluation prompt.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, _SALT))))
     language = _draw_language(rng)
@@ -102,7 +102,8 @@ def _scene_example(
     if any(language not in thing.names for thing in scene.objects):
         language = "en"
     length = LENGTHS[int(rng.choice(len(LENGTHS), p=LENGTH_WEIGHTS))]
-    prompt = caption(scene, length=length, language=language, seed=int(rng.integers(1 << 31)))
+    way = int(rng.integers(1 << 31))
+    prompt = unseen_caption(scene, length=length, language=language, seed=way)
     answer = canonical_caption(scene, prompt.lower() if language == "en" else "")
     return CorpusExample(prompt, answer, language)
 

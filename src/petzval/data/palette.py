@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -48,6 +49,19 @@ BACKGROUND_COLOURS: Mapping[str, RGB] = MappingProxyType(
 """Plain backgrounds. Drawn equally often, so no colour is the easy guess."""
 
 
+@cache
+def clash(colour: str, background: str) -> bool:
+    """Whether a thing of this colour would hardly be seen on this background."""
+    difference = np.subtract(OBJECT_COLOURS[colour], BACKGROUND_COLOURS[background])
+    same = background in {colour, f"light {colour}"}
+    return same or float(np.sqrt(np.mean(np.square(difference, dtype=np.float64)))) < 48
+
+
+def contrasting(colour: str) -> list[str]:
+    """Background colours on which a thing of this colour is well seen."""
+    return [background for background in BACKGROUND_COLOURS if not clash(colour, background)]
+
+
 def nearest_name(rgb: RGB, palette: Mapping[str, RGB]) -> str:
     """Name of the palette colour nearest to `rgb`, by redmean distance (weighted RGB)."""
 
@@ -87,6 +101,7 @@ def name_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
         (grey & (high < 0.3), "black"),
         (grey, "gray"),
         ((hue < 50) & (hue >= 12) & (high < 0.68), "brown"),
+        ((hue < 20) & (saturation < 0.7) & (saturation >= 0.3) & (high < 0.8), "brown"),
         (((hue < 15) | (hue >= 325)) & (saturation < 0.55) & (high > 0.75), "pink"),
         ((hue < 14) | (hue >= 345), "red"),
         (hue < 36, "orange"),

@@ -76,11 +76,11 @@ def _word_mask(text: str, height: int, width: int) -> Image8:
     """Letters as large as fit into [height, width], centred, as coverage 0 to 255."""
     size = height
     font = ImageFont.load_default(size)
-    stroke = max(1, size // 18)
+    stroke = max(1, size // 28)
     left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
     scale = min(width / (right - left), height / (bottom - top), 1.0)
     size = max(6, int(size * scale))
-    font, stroke = ImageFont.load_default(size), max(1, size // 18)
+    font, stroke = ImageFont.load_default(size), max(1, size // 28)
     image = Image.new("L", (width, height))
     ImageDraw.Draw(image).text(
         (width / 2, height / 2), text, 255, font, anchor="mm", stroke_width=stroke

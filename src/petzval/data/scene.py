@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from petzval.data.layout import Box, place_count, place_pair, place_single, place_word
-from petzval.data.palette import BACKGROUND_COLOURS, OBJECT_COLOURS, RGB
+from petzval.data.palette import BACKGROUND_COLOURS, OBJECT_COLOURS, RGB, clash
 from petzval.data.sprites import Choices, Sprite, SpriteLibrary
 from petzval.errors import DataError
 from petzval.resolution import Resolution
@@ -328,14 +327,6 @@ _SAMPLERS = {
     "single": _single, "position": _position, "colour": _colour, "two": _two, "count": _count,
     "portrait": _portrait, "word": _word,
 }  # fmt: skip
-
-
-@cache
-def clash(colour: str, background: str) -> bool:
-    """Whether a thing of this colour would hardly be seen on this background."""
-    difference = np.subtract(OBJECT_COLOURS[colour], BACKGROUND_COLOURS[background])
-    same = background in {colour, f"light {colour}"}
-    return same or float(np.sqrt(np.mean(np.square(difference, dtype=np.float64)))) < 42
 
 
 def _draw_background(rng: np.random.Generator, *colours: str | None) -> Background:
