@@ -37,7 +37,7 @@ _WEIGHTS = {
     "icons": 0.08,
     "portraits": 0.0,
 }
-_CORE_WEIGHT = 8.0
+_CORE_WEIGHT = 30.0
 _DULL_SUBGROUPS = {
     "keycap", "alphanum", "skin-tone", "hair-style", "subdivision-flag", "av-symbol",
     "transport-sign", "zodiac", "punctuation", "family",

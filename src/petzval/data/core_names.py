@@ -36,7 +36,7 @@ CORE_NAMES: tuple[str, ...] = _names("""
     chair; soap; robot; ghost; alien; skull; smiling face with sunglasses; grinning face; bullseye;
     bomb
 """)  # fmt: skip
-"""Plain, drawable things that most strangers recognise, drawn about eight times as often."""
+"""Plain, drawable things that most strangers recognise, drawn about thirty times as often."""
 
 REWRITES: Mapping[str, str] = MappingProxyType(
     {
