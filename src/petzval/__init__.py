@@ -9,8 +9,8 @@
     for event in mini.steps("a red fox under a birch tree", seed=7):
         print(event.step, event.num_steps)
 
-The names below are the whole public door, in the order in which one meets them. They are loaded when
-first used: importing the package imports no PyTorch.
+The names below are the whole public door, in the order in which one meets them. They are loaded
+when first used: importing the package imports no PyTorch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from petzval.errors import PetzvalError as PetzvalError
+    from petzval.inference.event import StepEvent as StepEvent
     from petzval.inference.image import read_recipe as read_recipe
     from petzval.inference.pipeline import Pipeline as Pipeline
-    from petzval.inference.pipeline import StepEvent as StepEvent
     from petzval.inference.pipeline import load as load
     from petzval.inference.recipe import Recipe as Recipe
     from petzval.inference.request import GeneratedImage as GeneratedImage
@@ -37,7 +37,7 @@ _HOMES = {
     "Pipeline": "petzval.inference.pipeline",
     "GenerationRequest": "petzval.inference.request",
     "GeneratedImage": "petzval.inference.request",
-    "StepEvent": "petzval.inference.pipeline",
+    "StepEvent": "petzval.inference.event",
     "Recipe": "petzval.inference.recipe",
     "read_recipe": "petzval.inference.image",
     "Resolution": "petzval.resolution",

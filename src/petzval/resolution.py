@@ -206,7 +206,7 @@ def _legal_sizes() -> Iterator[Resolution]:
 
 def _preset(aspect: str, base: int) -> Resolution:
     family = PRESETS[base]
-    name = aspect.strip().replace("/", ":") if isinstance(aspect, str) else ""
+    name = str(aspect).strip().replace("/", ":")
     if name not in family:
         raise ResolutionError(
             f"unknown aspect ratio {aspect!r}",

@@ -1,1 +1,1 @@
-"""The command line: thin doors to the rooms, one file a command, torch imported only by those that run."""
+"""The command line: thin doors to the rooms, one file a command, imported when it is asked for."""

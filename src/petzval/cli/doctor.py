@@ -56,10 +56,9 @@ def _devices() -> dict[str, str]:
         f"{torch.backends.cpu.get_cpu_capability()}, {_memory()}"
     }
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        devices[f"cuda:{index}"] = (
-            f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-        )
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        name = torch.cuda.get_device_name(index)
+        devices[f"cuda:{index}"] = f"{name}, {free:.1f} of {total:.1f} GiB free"
     if torch.backends.mps.is_available():
         devices["mps"] = "Apple GPU"
     return devices

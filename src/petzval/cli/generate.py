@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,8 @@ from petzval.cli.console import plain_warnings, print_json, stderr
 from petzval.errors import RequestError
 
 if TYPE_CHECKING:
-    from petzval.inference.pipeline import Pipeline, StepEvent
+    from petzval.inference.event import StepEvent
+    from petzval.inference.pipeline import Pipeline
     from petzval.inference.recipe import Recipe
     from petzval.inference.request import GeneratedImage, GenerationRequest
 
@@ -144,17 +145,17 @@ def _draw(
 ) -> None:
     """Refuse what is wrong before torch is loaded, then draw and save picture by picture."""
     from petzval.cli.output import choose_output
-    from petzval.inference.request import make_plan
     from petzval.inference.variants import locate
 
     name = model or (recipe.model if recipe else DEFAULT_MODEL)
-    plan = make_plan(request, locate(name).defaults)
-    output = choose_output(out, format, len(plan.images))
+    request.resolution(locate(name).defaults)
+    output = choose_output(out, format, len(request.prompts) * request.num_images)
     pipeline = _load(name, device, dtype or (recipe.dtype if recipe else "auto"), threads)
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None)
+    plan = pipeline.plan(request)
     with _progress(len(plan.images) * plan.steps) as advance:
-        for event in pipeline.steps(request):
+        for event in pipeline.steps(plan):
             advance(event)
             for image in event.images:
                 _report(image, output.write(image), json=json)
@@ -239,7 +240,7 @@ def _compare(recipe: Recipe, pipeline: Pipeline, *, chosen: bool) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
+def _progress(total: int) -> Generator[Callable[[StepEvent], None]]:
     """A progress bar on stderr, where stderr is a terminal; yields what to call with each event."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 

@@ -1,4 +1,4 @@
-"""Where pictures go: one named file, numbered files, a folder with names made from the prompt, stdout."""
+"""Where pictures go: a named file, numbered files, a folder with names from the prompt, stdout."""
 
 from __future__ import annotations
 

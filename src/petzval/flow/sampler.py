@@ -81,11 +81,11 @@ def sample(
         velocity = denoise(x, sigma, calls)
         calls += 1
         start = x.float()
-        x = euler_step(start, velocity.float(), sigma, sigma_next).to(state_dtype)
+        x = euler_step(start, velocity.to(state_dtype), sigma, sigma_next).to(state_dtype)
         if solver == "heun" and sigma_next > 0:
             velocity_next = denoise(x, sigma_next, calls)
             calls += 1
-            both = velocity.float(), velocity_next.float()
+            both = velocity.to(state_dtype), velocity_next.to(state_dtype)
             x = heun_step(start, *both, sigma, sigma_next).to(state_dtype)
         yield Step(
             index=index,

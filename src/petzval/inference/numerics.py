@@ -1,4 +1,4 @@
-"""The arithmetic in which the numerics modes differ: noise, rounded noise levels, statistics, pixels.
+"""Where the numerics modes differ: noise, rounded noise levels, statistics; and pixels.
 
 `inference.parity` has the table of who does what.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from petzval.errors import NumericsError
 from petzval.flow.noise import initial_noise
 from petzval.inference.parity import Parity
-from petzval.inference.request import PlannedImage
+from petzval.inference.plan import PlannedImage
 from petzval.models.latents import denormalise
 from petzval.models.vae import TokenStatistics
 from petzval.shapes import Images, LatentTokens

@@ -18,10 +18,10 @@ Which published programs differ, and where:
 
 A blank negative prompt means no text in every mode. (The original reads it through the template
 where another prompt of the same batch has a negative with words: a picture would depend on its
-neighbours.) The roundings matter in bfloat16 only; in float32 all three do the same arithmetic. Pixels are
-truncated to 8 bits in every mode, as both programs do: equality with published pictures was
-preferred to half a grey level. ComfyUI's own shift, fixed or linear, is a setting of its workflows
-and not part of the mode; give `mu` to match one.
+neighbours.) The roundings matter in bfloat16 only; in float32 all three do the same arithmetic.
+Pixels are truncated to 8 bits in every mode, as both programs do: equality with published pictures
+was preferred to half a grey level. ComfyUI's own shift, fixed or linear, is a setting of its
+workflows and not part of the mode; give `mu` to match one.
 """
 
 from __future__ import annotations

@@ -8,14 +8,12 @@ the same bytes alone and in company.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,49 +21,26 @@ import petzval
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import RequestError
-from petzval.flow.guidance import guide
 from petzval.flow.sampler import Step, network_sigmas, sample
-from petzval.flow.schedule import empirical_mu, sigmas, warn_off_family
+from petzval.flow.schedule import sigmas
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
+from petzval.inference.denoise import branch, guided
 from petzval.inference.device import choose_device, choose_dtype, device_name
-from petzval.inference.recipe import Recipe
-from petzval.inference.request import (
-    GeneratedImage,
-    GenerationPlan,
-    GenerationRequest,
-    PlannedImage,
-    make_plan,
-)
+from petzval.inference.event import Pixels, StageClock, StepEvent
+from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.variants import Defaults, locate
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT, StepModulation
-from petzval.models.rope import mmdit_rope
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, TextTokens
 from petzval.weights.checkpoint import Checkpoint
 
+Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
+"""What can be drawn: a request, a plan made from one, a prompt or several."""
+
 _KEPT_SCHEDULES = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class StepEvent:
-    """One solver step of one picture, or of a batch of them.
-
-    Attributes:
-        indices: which pictures of the request.
-        step, num_steps: 1 … num_steps.
-        sigma: noise level after the step; 0 after the last one.
-        images: the finished pictures, with the last step only.
-        preview: call it for the picture as it looks from here, 8-bit [batch, height, width, 3].
-    """
-
-    indices: tuple[int, ...]
-    step: int
-    num_steps: int
-    sigma: float
-    images: tuple[GeneratedImage, ...]
-    preview: Callable[[], np.ndarray[Any, np.dtype[np.uint8]]]
 
 
 class Pipeline:
@@ -75,7 +50,7 @@ class Pipeline:
         name: of the variant or the checkpoint's folder; goes into recipes.
         identity: hash of the weights; goes into recipes.
         text: prompts → features.
-        denoiser, autoencoder: on `device`, in one dtype.
+        denoiser, autoencoder: on one device, in one dtype.
         defaults: what requests leave open.
     """
 
@@ -88,7 +63,6 @@ class Pipeline:
         denoiser: MMDiT,
         autoencoder: Autoencoder,
         defaults: Defaults,
-        device: torch.device,
     ) -> None:
         self.name = name
         self.identity = identity
@@ -96,8 +70,16 @@ class Pipeline:
         self.denoiser = denoiser.eval()
         self.autoencoder = autoencoder.eval()
         self.defaults = defaults
-        self.device = device
         self.dtype = denoiser.img_in.weight.dtype
+        self.device = denoiser.img_in.weight.device
+        self._made_by = MadeBy(
+            petzval=petzval.__version__,
+            model=name,
+            checkpoint=identity,
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=device_name(self.device),
+            torch=torch.__version__,
+        )
         self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
         self._dropped = False
 
@@ -120,24 +102,21 @@ class Pipeline:
         place = choose_device(device)
         number = choose_dtype(dtype, place)
         checkpoint = Checkpoint.open(located.folder)
-        text = PromptEncoder(
-            checkpoint.load_encoder(number, place),
-            PromptTokenizer(checkpoint.tokenizer_folder),
-            checkpoint_id=checkpoint.identity,
-        )
+        identity = checkpoint.identity
+        tokenizer = PromptTokenizer(checkpoint.tokenizer_folder)
+        encoder = checkpoint.load_encoder(number, place)
         return cls(
             name=located.name,
-            identity=checkpoint.identity,
-            text=text,
+            identity=identity,
+            text=PromptEncoder(encoder, tokenizer, checkpoint_id=identity),
             denoiser=checkpoint.load_denoiser(number, place),
             autoencoder=checkpoint.load_vae(number, place),
             defaults=located.defaults,
-            device=place,
         )
 
     def generate(
         self,
-        request: GenerationRequest | str | Sequence[str],
+        request: Asked,
         progress: Callable[[StepEvent], object] | None = None,
         *,
         batch_size: int = 1,
@@ -165,26 +144,36 @@ class Pipeline:
 
     def steps(
         self,
-        request: GenerationRequest | str | Sequence[str],
+        request: Asked,
         *,
         batch_size: int = 1,
+        noise: LatentTokens | None = None,
         **options: Any,
     ) -> Iterator[StepEvent]:
-        """The same, step by step; stop iterating to stop the work. See `generate`."""
+        """The same, step by step; stop iterating to stop the work. See `generate`.
+
+        Args:
+            noise: one row a picture in place of the seeds' own; recipes do not remember it.
+        """
         plan = self.plan(request, **options)
-        grid, channels = plan.resolution.grid, self.denoiser.config.in_channels
+        if batch_size < 1:
+            raise RequestError(f"batch_size must be at least 1, got {batch_size}")
+        if noise is not None and noise.shape[0] != len(plan.images):
+            raise RequestError(f"{noise.shape[0]} rows of noise for {len(plan.images)} pictures")
+        return self._run(plan, batch_size, noise)
+
+    def _run(
+        self, plan: GenerationPlan, batch_size: int, given: LatentTokens | None
+    ) -> Iterator[StepEvent]:
         levels, modulations = self._schedule(plan)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
         for images in self._batches(plan, batch_size):
-            clock = _Clock()
+            clock = StageClock()
             denoise = self._denoise(plan, images, modulations)
             clock.lap("encode")
-            noise = numerics.noise_for(images, grid, channels, plan.parity, self.dtype)
-            states = sample(
-                denoise, noise.to(self.device), levels, plan.solver, state_dtype=state_dtype
-            )
-            for step in states:
-                self._check(step, images)
+            noise = self._noise(plan, images, given)
+            for step in sample(denoise, noise, levels, plan.solver, state_dtype=state_dtype):
+                _check(step, images, self.dtype)
                 clock.lap("denoise")
                 finished: tuple[GeneratedImage, ...] = ()
                 if step.index + 1 == step.num_steps:
@@ -192,26 +181,17 @@ class Pipeline:
                     clock.lap("decode")
                     finished = self._finish(plan, images, pixels, clock.seconds)
                 yield self._event(plan, images, step, finished)
+                clock.resume()
 
-    def plan(
-        self, request: GenerationRequest | str | Sequence[str], **options: Any
-    ) -> GenerationPlan:
-        """What would be done for a request, without doing it.
+    def plan(self, request: Asked, **options: Any) -> GenerationPlan:
+        """What would be done for a request, without doing it; see `make_plan`."""
+        if isinstance(request, GenerationPlan):
+            return request
+        if isinstance(request, GenerationRequest):
+            return make_plan(replace(request, **options), self.defaults)
+        return make_plan(GenerationRequest(prompt=request, **options), self.defaults)
 
-        Warns:
-            ScheduleWarning: the size lies where the empirical schedule was not fitted.
-        """
-        if not isinstance(request, GenerationRequest):
-            request = GenerationRequest(prompt=request, **options)
-        elif options:
-            request = replace(request, **options)
-        plan = make_plan(request, self.defaults)
-        if plan.mu is None:
-            warn_off_family(plan.resolution.num_tokens)
-            plan = replace(plan, mu=empirical_mu(plan.resolution.num_tokens, plan.steps))
-        return plan
-
-    def fold(self, request: GenerationRequest | str | Sequence[str], **options: Any) -> int:
+    def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
 
         A third of the denoiser's parameters depend on the noise level alone. Afterwards requests
@@ -234,7 +214,6 @@ class Pipeline:
     @torch.no_grad()
     def _schedule(self, plan: GenerationPlan) -> tuple[Tensor, list[StepModulation]]:
         """Noise levels, and what they do to every block, evaluated once per schedule."""
-        assert plan.mu is not None
         levels = sigmas(plan.steps, plan.mu)
         calls = network_sigmas(levels, plan.solver)
         seen = numerics.levels_seen(calls, plan.parity, self.dtype)
@@ -251,34 +230,33 @@ class Pipeline:
         self._folded.move_to_end(key)
         return levels, self._folded[key]
 
-    def _encode(self, plan: GenerationPlan, prompts: Sequence[str]) -> list[PromptFeatures]:
-        return self.text.encode(
-            prompts,
-            date=plan.template_date,
-            truncate=plan.truncate,
-            markers=plan.markers,
-            max_tokens=plan.max_tokens,
-        )
-
-    def _batches(self, plan: GenerationPlan, size: int) -> Iterator[tuple[PlannedImage, ...]]:
-        """Pictures whose prompts, and whose negative prompts, are of one length: nothing is padded."""
+    def _batches(self, plan: GenerationPlan, size: int) -> Iterable[tuple[PlannedImage, ...]]:
+        """Pictures that may share a batch: their texts are of one length, so nothing is padded."""
         if size == 1:
-            yield from ((image,) for image in plan.images)
-            return
-        words = [image.prompt for image in plan.images]
-        words += [image.negative_prompt for image in plan.images if image.negative_prompt]
-        unique = list(dict.fromkeys(words))
-        lengths = {
-            prompt: features.num_tokens
-            for prompt, features in zip(unique, self._encode(plan, unique), strict=True)
-        }
-        groups: dict[tuple[int, int], list[PlannedImage]] = {}
-        for image in plan.images:
-            negative = lengths[image.negative_prompt] if image.negative_prompt else 0
-            groups.setdefault((lengths[image.prompt], negative), []).append(image)
-        for group in groups.values():
-            for start in range(0, len(group), size):
-                yield tuple(group[start : start + size])
+            return [(image,) for image in plan.images]
+        prompts = [image.prompt for image in plan.images]
+        negatives = [image.negative_prompt for image in plan.images if image.negative_prompt]
+        unique = list(dict.fromkeys(prompts + negatives))
+        encoded = zip(unique, self._encode(plan, unique), strict=True)
+        return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
+
+    def _denoise(
+        self,
+        plan: GenerationPlan,
+        images: Sequence[PlannedImage],
+        modulations: Sequence[StepModulation],
+    ) -> Denoise:
+        """(tokens, sigma, call) → velocity, with words and guidance inside."""
+        grid = plan.resolution.grid
+        text = self._text_tokens(plan, [image.prompt for image in images])
+        conditional = branch(self.denoiser, text, grid, modulations)
+        if plan.guidance == 1.0:
+            return conditional
+        negatives = [image.negative_prompt for image in images if image.negative_prompt]
+        text = self._text_tokens(plan, negatives) if negatives else None
+        unconditional = branch(self.denoiser, text, grid, modulations)
+        exact = not plan.parity.state_in_network_dtype
+        return guided(conditional, unconditional, plan.guidance, exact=exact)
 
     @torch.no_grad()
     def _text_tokens(self, plan: GenerationPlan, prompts: Sequence[str]) -> TextTokens:
@@ -289,53 +267,25 @@ class Pipeline:
             numerics.check_finite(layer, "text features", self.dtype)
         return self.denoiser.embed_text(layers)
 
-    def _denoise(
-        self,
-        plan: GenerationPlan,
-        images: Sequence[PlannedImage],
-        modulations: Sequence[StepModulation],
-    ) -> Denoise:
-        """The denoiser with its words and its guidance inside: (tokens, sigma, call) → velocity."""
-        conditional = self._branch(plan, [image.prompt for image in images], modulations)
-        if plan.guidance == 1.0:
-            return conditional
-        negatives = [image.negative_prompt for image in images if image.negative_prompt]
-        unconditional = self._branch(plan, negatives, modulations)
-
-        def guided(tokens: Tensor, sigma: float, call: int) -> Tensor:
-            wanted, unwanted = (
-                branch(tokens, sigma, call) for branch in (conditional, unconditional)
-            )
-            if not plan.parity.state_in_network_dtype:
-                wanted, unwanted = wanted.float(), unwanted.float()
-            return guide(wanted, unwanted, plan.guidance)
-
-        return guided
-
-    def _branch(
-        self, plan: GenerationPlan, prompts: Sequence[str], modulations: Sequence[StepModulation]
-    ) -> Denoise:
-        """One branch; without prompts it has no text stream at all."""
-        text = self._text_tokens(plan, prompts) if prompts else None
-        rope = mmdit_rope(
-            plan.resolution.grid,
-            0 if text is None else text.shape[1],
-            self.denoiser.config.axes_dims_rope,
-            device=self.device,
+    def _encode(self, plan: GenerationPlan, prompts: Sequence[str]) -> list[PromptFeatures]:
+        return self.text.encode(
+            prompts,
+            date=plan.template_date,
+            truncate=plan.truncate,
+            markers=plan.markers,
+            max_tokens=plan.max_tokens,
         )
 
-        @torch.no_grad()
-        def velocity(tokens: Tensor, _sigma: float, call: int) -> Tensor:
-            return self.denoiser(tokens, text, modulations[call], rope)
+    def _noise(
+        self, plan: GenerationPlan, images: Sequence[PlannedImage], given: LatentTokens | None
+    ) -> LatentTokens:
+        if given is not None:
+            return given[[image.index for image in images]].to(self.device)
+        channels = self.denoiser.config.in_channels
+        drawn = numerics.noise_for(images, plan.resolution.grid, channels, plan.parity, self.dtype)
+        return drawn.to(self.device)
 
-        return velocity
-
-    def _check(self, step: Step, images: Sequence[PlannedImage]) -> None:
-        numbers = " and ".join(str(image.index + 1) for image in images)
-        what = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
-        numerics.check_finite(step.tokens, what, self.dtype)
-
-    def _pixels(self, tokens: Tensor, plan: GenerationPlan) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _pixels(self, tokens: Tensor, plan: GenerationPlan) -> Pixels:
         decoded = self.decode(tokens, plan)
         numerics.check_finite(decoded, "decoded picture", self.dtype)
         return numerics.to_pixels(decoded)
@@ -360,59 +310,26 @@ class Pipeline:
         self,
         plan: GenerationPlan,
         images: Sequence[PlannedImage],
-        pixels: np.ndarray[Any, np.dtype[np.uint8]],
-        seconds: dict[str, float],
+        pixels: Pixels,
+        seconds: Mapping[str, float],
     ) -> tuple[GeneratedImage, ...]:
         share = {stage: time / len(images) for stage, time in seconds.items()}
         return tuple(
             GeneratedImage(
                 pixels=pixels[row],
-                recipe=self._recipe(plan, image),
+                recipe=plan.recipe(image, self._made_by),
                 seconds=share,
                 index=image.index,
             )
             for row, image in enumerate(images)
         )
 
-    def _recipe(self, plan: GenerationPlan, image: PlannedImage) -> Recipe:
-        assert plan.mu is not None
-        return Recipe(
-            petzval=petzval.__version__,
-            model=self.name,
-            checkpoint=self.identity,
-            prompt=image.prompt,
-            negative_prompt=image.negative_prompt or "",
-            seed=image.seed,
-            steps=plan.steps,
-            guidance=plan.guidance,
-            height=plan.resolution.height,
-            width=plan.resolution.width,
-            mu=plan.mu,
-            solver=plan.solver,
-            parity=plan.parity.name,
-            template_date=plan.template_date,
-            truncate=plan.truncate,
-            markers=plan.markers,
-            max_tokens=plan.max_tokens,
-            noise_row=image.noise_row,
-            allow_any_size=plan.allow_any_size,
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=device_name(self.device),
-            torch=torch.__version__,
-        )
 
-
-class _Clock:
-    """Seconds per stage of one batch; what its consumer does between steps is not counted."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
+def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
+    """Stop where a number is not finite any more, in place of a black picture."""
+    numbers = " and ".join(str(image.index + 1) for image in images)
+    where = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
+    numerics.check_finite(step.tokens, where, dtype)
 
 
 def load(

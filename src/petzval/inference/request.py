@@ -1,8 +1,7 @@
-"""What is asked for, what was decided, and what comes out.
+"""What is asked for and what comes out: the two values that the command line and Python share.
 
-`GenerationRequest` is what a person says: nearly everything is optional. `GenerationPlan` is what
-was decided for one checkpoint: nothing is. `GeneratedImage` is a picture with the recipe that makes
-it again. The command line and Python share these values.
+Nearly everything in a `GenerationRequest` is optional; `inference.plan` decides the rest. Nothing
+in this file needs torch, so that a wrong request is answered before torch is loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from petzval.conditioning import template
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, LARGEST_MAX_TOKENS
 from petzval.errors import RequestError
 from petzval.inference import image
-from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
+from petzval.inference.parity import PARITIES, Markers, Truncate
 from petzval.inference.recipe import (
     MAX_GUIDANCE,
     MAX_MU,
@@ -120,7 +119,7 @@ class GenerationRequest:
                 f"{len(negatives)} negative prompts for {len(prompts)} prompts",
                 "give one for all, or one for each",
             )
-        self.picture_seeds()
+        _seeds(self.seed, self.num_images)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -135,105 +134,34 @@ class GenerationRequest:
         """One for all prompts, or one for each."""
         return _texts("negative_prompt", self.negative_prompt)
 
-    def picture_seeds(self) -> tuple[int, ...]:
-        """The seeds of one prompt's pictures."""
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of each prompt's pictures."""
         return _seeds(self.seed, self.num_images)
 
+    def resolution(self, defaults: Defaults) -> Resolution:
+        """The size of the pictures.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedImage:
-    """One picture of a plan.
-
-    Attributes:
-        index: place in the request: prompt by prompt, each with its `num_images`.
-        negative_prompt: None where the unconditional branch has no text.
-        noise_row: row of the noise that `seed` draws; 0 unless a batch shares one generator.
-    """
-
-    index: int
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    noise_row: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerationPlan:
-    """What was decided for a request and a checkpoint; no field is open any more."""
-
-    images: tuple[PlannedImage, ...]
-    resolution: Resolution
-    allow_any_size: bool
-    steps: int
-    guidance: float
-    mu: float | None
-    """None: the empirical one, computed from tokens and steps when the schedule is made."""
-    solver: str
-    parity: Parity
-    template_date: str
-    truncate: Truncate
-    markers: Markers
-    max_tokens: int
-
-
-def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:
-    """Decide everything that the request left open.
-
-    Raises:
-        ResolutionError: the size is not legal.
-        RequestError: the prompt's positions would not fit behind so large a picture.
-    """
-    parity = PARITIES[request.parity]
-    resolution = resolve(
-        aspect=request.aspect,
-        size=request.size,
-        height=request.height,
-        width=request.width,
-        base=defaults.base if request.base is None else request.base,
-        allow_any_size=request.allow_any_size,
-    )
-    text_end = max(resolution.grid) // 2 + max(0, request.max_tokens - template.PREFIX_LENGTH)
-    if text_end > MAX_ROPE_POSITION:
-        raise RequestError(
-            f"{resolution} and {request.max_tokens} tokens need {text_end} rotary positions, "
-            f"there are {MAX_ROPE_POSITION}",
-            "lower max_tokens or the longer side",
+        Raises:
+            ResolutionError: it is not legal.
+            RequestError: the prompt's positions would not fit behind so large a picture.
+        """
+        resolution = resolve(
+            aspect=self.aspect,
+            size=self.size,
+            height=self.height,
+            width=self.width,
+            base=defaults.base if self.base is None else self.base,
+            allow_any_size=self.allow_any_size,
         )
-    return GenerationPlan(
-        images=_planned_images(request, parity),
-        resolution=resolution,
-        allow_any_size=request.allow_any_size,
-        steps=defaults.steps if request.steps is None else request.steps,
-        guidance=float(defaults.guidance if request.guidance is None else request.guidance),
-        mu=None if request.mu is None else float(request.mu),
-        solver=request.solver,
-        parity=parity,
-        template_date=template.resolve_date(request.template_date or parity.template_date),
-        truncate=request.truncate or parity.truncate,
-        markers=request.markers or parity.markers,
-        max_tokens=request.max_tokens,
-    )
-
-
-def _planned_images(request: GenerationRequest, parity: Parity) -> tuple[PlannedImage, ...]:
-    prompts, negatives = request.prompts, request.negative_prompts
-    if len(negatives) == 1:
-        negatives = negatives * len(prompts)
-    shared_draw = parity.batch_noise and isinstance(request.seed, int)
-    images: list[PlannedImage] = []
-    for prompt, negative in zip(prompts, negatives, strict=True):
-        for seed in request.picture_seeds():
-            index = len(images)
-            images.append(
-                PlannedImage(
-                    index=index,
-                    prompt=prompt,
-                    negative_prompt=negative if negative.strip() else None,
-                    seed=request.picture_seeds()[0] if shared_draw else seed,
-                    noise_row=request.noise_row + index if shared_draw else request.noise_row,
-                )
+        text_end = max(resolution.grid) // 2 + max(0, self.max_tokens - template.PREFIX_LENGTH)
+        if text_end > MAX_ROPE_POSITION:
+            raise RequestError(
+                f"{resolution} and {self.max_tokens} tokens need {text_end:,} rotary positions, "
+                f"there are {MAX_ROPE_POSITION:,}",
+                "lower max_tokens or the longer side",
             )
-    return tuple(images)
+        return resolution
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

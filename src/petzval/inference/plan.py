@@ -1,0 +1,157 @@
+"""A request and a checkpoint, decided: the values from which the pipeline works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from petzval.conditioning.template import resolve_date
+from petzval.flow.schedule import empirical_mu, warn_off_family
+from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
+from petzval.inference.recipe import Recipe
+from petzval.inference.request import GenerationRequest
+from petzval.inference.variants import Defaults
+from petzval.resolution import Resolution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedImage:
+    """One picture of a plan.
+
+    Attributes:
+        index: place in the request: prompt by prompt, each with its `num_images`.
+        negative_prompt: blank where the unconditional branch has no text.
+        noise_row: row of the noise that `seed` draws; 0 unless a batch shares one generator.
+    """
+
+    index: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    noise_row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationPlan:
+    """What was decided for a request and a checkpoint; no field is open any more."""
+
+    images: tuple[PlannedImage, ...]
+    resolution: Resolution
+    allow_any_size: bool
+    steps: int
+    guidance: float
+    mu: float
+    solver: str
+    parity: Parity
+    template_date: str
+    truncate: Truncate
+    markers: Markers
+    max_tokens: int
+
+    def batches(self, size: int, lengths: Mapping[str, int]) -> Iterator[tuple[PlannedImage, ...]]:
+        """Pictures in groups of at most `size` whose texts have the same numbers of tokens.
+
+        Args:
+            lengths: tokens of every prompt and negative prompt of the plan.
+        """
+        groups: dict[tuple[int, int], list[PlannedImage]] = {}
+        for image in self.images:
+            negative = lengths[image.negative_prompt] if image.negative_prompt else 0
+            groups.setdefault((lengths[image.prompt], negative), []).append(image)
+        for group in groups.values():
+            for start in range(0, len(group), size):
+                yield tuple(group[start : start + size])
+
+    def recipe(self, image: PlannedImage, made_by: MadeBy) -> Recipe:
+        """What makes one of the pictures again."""
+        return Recipe(
+            petzval=made_by.petzval,
+            model=made_by.model,
+            checkpoint=made_by.checkpoint,
+            prompt=image.prompt,
+            negative_prompt=image.negative_prompt,
+            seed=image.seed,
+            steps=self.steps,
+            guidance=self.guidance,
+            height=self.resolution.height,
+            width=self.resolution.width,
+            mu=self.mu,
+            solver=self.solver,
+            parity=self.parity.name,
+            template_date=self.template_date,
+            truncate=self.truncate,
+            markers=self.markers,
+            max_tokens=self.max_tokens,
+            noise_row=image.noise_row,
+            allow_any_size=self.allow_any_size,
+            dtype=made_by.dtype,
+            device=made_by.device,
+            torch=made_by.torch,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeBy:
+    """The part of a recipe that belongs to the pipeline; fields as in `Recipe`."""
+
+    petzval: str
+    model: str
+    checkpoint: str
+    dtype: str
+    device: str
+    torch: str
+
+
+def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:
+    """Decide everything that the request left open.
+
+    Warns:
+        ScheduleWarning: the size lies where the empirical schedule was not fitted.
+
+    Raises:
+        RequestError: the size is not legal, or too large for the prompt's positions.
+    """
+    parity = PARITIES[request.parity]
+    resolution = request.resolution(defaults)
+    steps = defaults.steps if request.steps is None else request.steps
+    if request.mu is None:
+        warn_off_family(resolution.num_tokens)
+        mu = empirical_mu(resolution.num_tokens, steps)
+    else:
+        mu = float(request.mu)
+    return GenerationPlan(
+        images=_planned_images(request, parity),
+        resolution=resolution,
+        allow_any_size=request.allow_any_size,
+        steps=steps,
+        guidance=float(defaults.guidance if request.guidance is None else request.guidance),
+        mu=mu,
+        solver=request.solver,
+        parity=parity,
+        template_date=resolve_date(request.template_date or parity.template_date),
+        truncate=request.truncate or parity.truncate,
+        markers=request.markers or parity.markers,
+        max_tokens=request.max_tokens,
+    )
+
+
+def _planned_images(request: GenerationRequest, parity: Parity) -> tuple[PlannedImage, ...]:
+    prompts, negatives, seeds = request.prompts, request.negative_prompts, request.seeds
+    if len(negatives) == 1:
+        negatives = negatives * len(prompts)
+    # One number and microsoft mode: one generator draws for the whole request. A list of numbers
+    # is a list of generators there, too.
+    shared_draw = parity.batch_noise and isinstance(request.seed, int)
+    images: list[PlannedImage] = []
+    for prompt, negative in zip(prompts, negatives, strict=True):
+        for seed in seeds:
+            index = len(images)
+            image = PlannedImage(
+                index=index,
+                prompt=prompt,
+                negative_prompt=negative if negative.strip() else "",
+                seed=seeds[0] if shared_draw else seed,
+                noise_row=request.noise_row + (index if shared_draw else 0),
+            )
+            images.append(image)
+    return tuple(images)
