@@ -181,7 +181,7 @@ def _concept(
 def icon_concept(icon: str, held_out_slugs: frozenset[str]) -> Concept:
     """Concept of an icon that CLDR has no name for ("oil-lamp"), named by its slug.
 
-    It is held out when its name contains a held-out concept's: "cat" held out holds out "cat-skull".
+    It is held out when its name contains a held-out concept's: "cat" takes "cat-skull" with it.
     """
     words = icon.split("-")
     spans = {"-".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}

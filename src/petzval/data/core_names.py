@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(";"))
 

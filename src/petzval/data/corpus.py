@@ -33,7 +33,9 @@ class CorpusExample(NamedTuple):
     language: str
 
 
-def corpus_examples(library: SpriteLibrary, seed: int, *, start: int = 0) -> Iterator[CorpusExample]:
+def corpus_examples(
+    library: SpriteLibrary, seed: int, *, start: int = 0
+) -> Iterator[CorpusExample]:
     """The endless stream of examples `seed`, from number `start` on; the same every time."""
     index = start
     while True:

@@ -61,7 +61,8 @@ PHRASES: Mapping[str, Phrases] = {
     "de": Phrases(
         background="{c} Hintergrund",
         background_words=_words(
-            "weißer, schwarzer, grauer, roter, oranger, gelber, grüner, blauer, lila, rosa, brauner,"
+            "weißer, schwarzer, grauer, roter, oranger, gelber,"
+            " grüner, blauer, lila, rosa, brauner,"
             " hellblauer, beiger, türkiser"
         ),
         paint="{n} in {c}",
@@ -70,7 +71,8 @@ PHRASES: Mapping[str, Phrases] = {
         plain=("{n}, {b}", "Ein Bild: {n}, {b}", "Bild von: {n}. {b}"),
         styled=("{t}: {n}, {b}", "{n} als {t}, {b}"),
         places=_words(
-            "oben links, oben, oben rechts, links, in der Mitte, rechts, unten links, unten, unten rechts"
+            "oben links, oben, oben rechts, links, in der Mitte,"
+            " rechts, unten links, unten, unten rechts"
         ),
         placed="{n} {p}, {b}",
         beside=("{a} links von {z}, {b}", "links {a}, rechts {z}, {b}"),
@@ -84,7 +86,8 @@ PHRASES: Mapping[str, Phrases] = {
     "fr": Phrases(
         background="fond {c}",
         background_words=_words(
-            "blanc, noir, gris, rouge, orange, jaune, vert, bleu, violet, rose, marron, bleu clair, beige,"
+            "blanc, noir, gris, rouge, orange, jaune, vert,"
+            " bleu, violet, rose, marron, bleu clair, beige,"
             " turquoise"
         ),
         paint="{n} de couleur {c}",
@@ -95,14 +98,16 @@ PHRASES: Mapping[str, Phrases] = {
         plain=("{n} sur {b}", "une image : {n} sur {b}", "{n}, {b}"),
         styled=("{t} : {n} sur {b}", "{n} en {t}, {b}"),
         places=_words(
-            "en haut à gauche, en haut, en haut à droite, à gauche, au centre, à droite, en bas à gauche,"
+            "en haut à gauche, en haut, en haut à droite, à gauche,"
+            " au centre, à droite, en bas à gauche,"
             " en bas, en bas à droite"
         ),
         placed="{n} {p}, {b}",
         beside=("{a} à gauche, {z} à droite, {b}", "à gauche {a}, à droite {z}, {b}"),
         stacked=("{a} au-dessus, {z} en dessous, {b}", "en haut {a}, en bas {z}, {b}"),
         counts=(
-            "{n}, une fois", "{n}, deux fois", "{n}, trois fois", "{n}, quatre fois", "{n}, cinq fois",
+            "{n}, une fois", "{n}, deux fois", "{n}, trois fois", "{n}, quatre fois",
+            "{n}, cinq fois",
         ),
         small="{n} en petit",
         silhouette="silhouette : {n}",
@@ -112,7 +117,8 @@ PHRASES: Mapping[str, Phrases] = {
     "es": Phrases(
         background="fondo {c}",
         background_words=_words(
-            "blanco, negro, gris, rojo, naranja, amarillo, verde, azul, morado, rosa, marrón, azul claro,"
+            "blanco, negro, gris, rojo, naranja, amarillo, verde,"
+            " azul, morado, rosa, marrón, azul claro,"
             " beige, turquesa"
         ),
         paint="{n} de color {c}",
@@ -170,7 +176,8 @@ PHRASES: Mapping[str, Phrases] = {
     "it": Phrases(
         background="sfondo {c}",
         background_words=_words(
-            "bianco, nero, grigio, rosso, arancione, giallo, verde, blu, viola, rosa, marrone, azzurro,"
+            "bianco, nero, grigio, rosso, arancione, giallo, verde,"
+            " blu, viola, rosa, marrone, azzurro,"
             " beige, turchese"
         ),
         paint="{n} di colore {c}",
@@ -239,7 +246,8 @@ PHRASES: Mapping[str, Phrases] = {
     "ko": Phrases(
         background="{c} 배경",
         background_words=_words(
-            "흰색, 검은색, 회색, 빨간색, 주황색, 노란색, 초록색, 파란색, 보라색, 분홍색, 갈색, 하늘색,"
+            "흰색, 검은색, 회색, 빨간색, 주황색, 노란색, 초록색,"
+            " 파란색, 보라색, 분홍색, 갈색, 하늘색,"
             " 베이지색, 청록색"
         ),
         paint="{c} {n}",
@@ -249,7 +257,10 @@ PHRASES: Mapping[str, Phrases] = {
         gradient="그라데이션 배경",
         plain=("{b}의 {n}", "{n}, {b}", "{n} 그림, {b}"),
         styled=("{n} {t}, {b}", "{t}: {n}, {b}"),
-        places=_words("왼쪽 위, 위쪽, 오른쪽 위, 왼쪽, 가운데, 오른쪽, 왼쪽 아래, 아래쪽, 오른쪽 아래"),
+        places=_words(
+            "왼쪽 위, 위쪽, 오른쪽 위, 왼쪽, 가운데,"
+            " 오른쪽, 왼쪽 아래, 아래쪽, 오른쪽 아래"
+        ),
         placed="{p}에 {n}, {b}",
         beside=("{z} 왼쪽에 {a}, {b}", "왼쪽에 {a}, 오른쪽에 {z}, {b}"),
         stacked=("{z} 위에 {a}, {b}", "위에 {a}, 아래에 {z}, {b}"),
@@ -274,7 +285,8 @@ PHRASES: Mapping[str, Phrases] = {
         plain=("{n}, {b}", "картинка: {n}, {b}", "изображение: {n}. {b}"),
         styled=("{t}: {n}, {b}", "{n}, {t}, {b}"),
         places=_words(
-            "слева вверху, вверху, справа вверху, слева, в центре, справа, слева внизу, внизу, справа внизу"
+            "слева вверху, вверху, справа вверху, слева, в центре,"
+            " справа, слева внизу, внизу, справа внизу"
         ),
         placed="{n} {p}, {b}",
         beside=("слева {a}, справа {z}, {b}", "{a} слева, {z} справа, {b}"),
@@ -320,7 +332,8 @@ PHRASES: Mapping[str, Phrases] = {
     "hi": Phrases(
         background="{c} पृष्ठभूमि",
         background_words=_words(
-            "सफ़ेद, काली, धूसर, लाल, नारंगी, पीली, हरी, नीली, बैंगनी, गुलाबी, भूरी, हल्की नीली, बेज, फ़िरोज़ी"
+            "सफ़ेद, काली, धूसर, लाल, नारंगी, पीली, हरी, नीली,"
+            " बैंगनी, गुलाबी, भूरी, हल्की नीली, बेज, फ़िरोज़ी"
         ),
         paint="{c} रंग में {n}",
         paint_words=_words("सफ़ेद, काले, धूसर, लाल, नारंगी, पीले, हरे, नीले, बैंगनी, गुलाबी, भूरे"),
@@ -328,7 +341,8 @@ PHRASES: Mapping[str, Phrases] = {
         plain=("{b} पर {n}", "{n}, {b}", "चित्र: {n}, {b}"),
         styled=("{t}: {n}, {b}", "{n}, {t}, {b}"),
         places=_words(
-            "ऊपर बाईं ओर, ऊपर, ऊपर दाईं ओर, बाईं ओर, बीच में, दाईं ओर, नीचे बाईं ओर, नीचे, नीचे दाईं ओर"
+            "ऊपर बाईं ओर, ऊपर, ऊपर दाईं ओर, बाईं ओर, बीच में,"
+            " दाईं ओर, नीचे बाईं ओर, नीचे, नीचे दाईं ओर"
         ),
         placed="{p} {n}, {b}",
         beside=("बाईं ओर {a}, दाईं ओर {z}, {b}", "{a} बाईं ओर और {z} दाईं ओर, {b}"),

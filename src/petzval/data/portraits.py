@@ -10,13 +10,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from petzval.data.assets import package
 from petzval.data.concepts import Concept
-from petzval.data.palette import name_pixels, OBJECT_COLOURS
+from petzval.data.palette import OBJECT_COLOURS, name_pixels
 from petzval.data.pictures import Picture
 from petzval.errors import DataError
-
-import numpy as np
 
 STYLES: tuple[str, ...] = ("open-peeps", "personas", "adventurer", "big-smile", "toon-head")
 PORTRAIT = Concept(
@@ -24,9 +24,9 @@ PORTRAIT = Concept(
     name="portrait of a person",
     names={
         "en": "portrait of a person", "de": "Porträt einer Person", "fr": "portrait d’une personne",
-        "es": "retrato de una persona", "pt": "retrato de uma pessoa", "it": "ritratto di una persona",
-        "zh": "人物肖像", "ja": "人物の肖像", "ko": "인물 초상화", "ru": "портрет человека",
-        "ar": "صورة شخص", "hi": "व्यक्ति का चित्र",
+        "es": "retrato de una persona", "pt": "retrato de uma pessoa",
+        "it": "ritratto di una persona", "zh": "人物肖像", "ja": "人物の肖像", "ko": "인물 초상화",
+        "ru": "портрет человека", "ar": "صورة شخص", "hi": "व्यक्ति का चित्र",
     },
     group="portraits",
     held_out=False,
@@ -35,8 +35,8 @@ PORTRAIT = Concept(
 
 _HAIR_WORDS = (
     ("bald", "a bald head"), ("noHair", "a bald head"), ("shavedHead", "a shaved head"),
-    ("mrClean", "a bald head"), ("mohawk", "a mohawk"), ("afro", "an afro"), ("hijab", "a headscarf"),
-    ("turban", "a turban"), ("cap", "a cap"), ("beanie", "a beanie"), ("hatBeanie", "a beanie"),
+    ("mohawk", "a mohawk"), ("afro", "an afro"), ("hijab", "a headscarf"), ("turban", "a turban"),
+    ("cap", "a cap"), ("beanie", "a beanie"), ("hatBeanie", "a beanie"),
     ("hat", "a hat"), ("bear", "a bear hood"), ("pigtails", "pigtails"), ("braids", "braids"),
     ("cornrows", "cornrows"), ("dreads", "dreadlocks"), ("twists", "twisted hair"),
     ("bun", "{hair} in a bun"), ("curlyBun", "{hair} in a bun"), ("straightBun", "{hair} in a bun"),

@@ -64,7 +64,7 @@ def square(image: Image.Image) -> Pixels | None:
     Colours come back multiplied by alpha, so that scaling never drags in the colour of invisible
     pixels and pasting is one multiply and add.
     """
-    box = image.getchannel("A").point(lambda alpha: 255 if alpha > 12 else 0).getbbox()
+    box = image.getchannel("A").point([0] * 13 + [255] * 243).getbbox()
     if box is None:
         return None
     cropped = image.crop(box).convert("RGBa")

@@ -47,11 +47,12 @@ GRADIENTS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 """Colours of the gradient backgrounds, from top to bottom (or left to right)."""
 
-WORDS: tuple[str, ...] = tuple(
-    """HELLO OPEN YES NO LOVE STOP GO WOW HI SALE NEW ART FUN SUN MOON STAR CAT DOG HOME PLAY COOL
-    GOOD JOY MUSIC PEACE PARTY BOOK CAFE FREE HAPPY HOPE KEY LIFE MAP NICE OK PARK RED SKY TEA TREE
-    UP WIN ZOO BLUE GOLD LENS 2026""".split()
-)
+WORDS: tuple[str, ...] = (
+    "HELLO", "OPEN", "YES", "NO", "LOVE", "STOP", "GO", "WOW", "HI", "SALE", "NEW", "ART", "FUN",
+    "SUN", "MOON", "STAR", "CAT", "DOG", "HOME", "PLAY", "COOL", "GOOD", "JOY", "MUSIC", "PEACE",
+    "PARTY", "BOOK", "CAFE", "FREE", "HAPPY", "HOPE", "KEY", "LIFE", "MAP", "NICE", "OK", "PARK",
+    "RED", "SKY", "TEA", "TREE", "UP", "WIN", "ZOO", "BLUE", "GOLD", "LENS", "2026",
+)  # fmt: skip
 """What rendered words say."""
 
 RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")

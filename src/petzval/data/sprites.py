@@ -139,7 +139,8 @@ class SpriteLibrary:
     def name_table(self) -> NameTable:
         """All concepts, held out or not, weighted for learning their names."""
         concepts = tuple(self.concepts[key] for key in sorted(self.concepts))
-        weights = [3.0 if c.core else 0.25 if c.group in {"icons", "flags"} else 1.0 for c in concepts]
+        usual = {"icons": 0.25, "flags": 0.25}
+        weights = [3.0 if c.core else usual.get(c.group, 1.0) for c in concepts]
         return NameTable(concepts=concepts, cumulative=np.cumsum(weights))
 
     @cached_property
