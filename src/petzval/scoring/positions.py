@@ -10,7 +10,7 @@ POSITIONS: tuple[str, ...] = (
 """Cells in reading order: row 0 is the top."""
 
 
-def position_of(centre: tuple[float, float], height: float, width: float) -> str:
+def position_of(centre: tuple[float, float], height: int, width: int) -> str:
     """The cell that holds a point.
 
     Args:

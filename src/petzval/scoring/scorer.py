@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,13 @@ from petzval.scoring.positions import POSITIONS
 Picture = NDArray[np.uint8]
 """[height, width, 3], RGB, 0 to 255."""
 
-CHECKS: tuple[str, ...] = ("concept", "count", "colour", "position", "background", "style")
+CHECKS: tuple[str, ...] = (
+    "concept", "count", "colour", "position", "relation", "background", "style",
+)  # fmt: skip
 """Everything that can be asked of a picture, in the order of a report."""
+
+RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")
+"""How the first of two things can lie to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +47,13 @@ class Expectation:
 
     Attributes:
         objects: the things, each judged for its concept.
+        relation: one of `RELATIONS`, or None; only where there are two things.
         background: a name of `colours.BACKGROUND_COLOURS`, or None.
         style: drawing style, or None.
     """
 
     objects: tuple[ExpectedObject, ...]
+    relation: str | None = None
     background: str | None = None
     style: str | None = None
 
@@ -62,7 +69,7 @@ class Expectation:
                 for thing in self.objects
             ]
         }
-        for name in ("background", "style"):
+        for name in ("relation", "background", "style"):
             if getattr(self, name) is not None:
                 result[name] = getattr(self, name)
         return result
@@ -72,7 +79,7 @@ class Expectation:
         """Inverse of `to_json`.
 
         Raises:
-            DataError: a key is unknown or missing, or a position is not one of the nine.
+            DataError: a key is unknown or missing, or a position or relation is not known.
         """
         try:
             objects = tuple(ExpectedObject(**thing) for thing in mapping["objects"])
@@ -85,6 +92,13 @@ class Expectation:
                 raise DataError(
                     f"unknown position {thing.position!r}", f"one of: {', '.join(POSITIONS)}"
                 )
+        if expectation.relation is not None and (
+            expectation.relation not in RELATIONS or len(objects) != 2
+        ):
+            raise DataError(
+                f"relation {expectation.relation!r} between {len(objects)} things",
+                f"two things, and one of: {', '.join(RELATIONS)}",
+            )
         return expectation
 
     def asked(self) -> tuple[str, ...]:
@@ -94,6 +108,7 @@ class Expectation:
             "count": any(thing.count is not None for thing in self.objects),
             "colour": any(thing.colour is not None for thing in self.objects),
             "position": any(thing.position is not None for thing in self.objects),
+            "relation": self.relation is not None,
             "background": self.background is not None,
             "style": self.style is not None,
         }
@@ -118,6 +133,7 @@ class Verdict:
         return all(self.checks.values())
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Judges one picture. Deterministic: the same picture always gets the same verdict."""
 
