@@ -12,9 +12,8 @@ import pytest
 
 from tests.contract.tree import REPOSITORY, tracked_files
 
-PAGES = sorted(
-    {*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("*/README.md")}
-)
+FOLDERS = (".", "docs", "docs/*", "benchmarks", "research", "tests/goldens")
+PAGES = sorted(page for folder in FOLDERS for page in REPOSITORY.glob(f"{folder}/*.md"))
 LINK = re.compile(r"\[(`?)([^\]`]*)\1\]\(([^)#\s]+)\)")
 
 
