@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,33 @@ def test_every_dependency_is_pinned_once() -> None:
         wanted += extra
     names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ]", w)[0]).lower() for w in wanted}
     assert names <= set(pins), names - set(pins)
+
+
+def test_every_dependency_of_the_package_is_imported_somewhere() -> None:
+    """What nothing imports is not a dependency; development tools are run, not imported."""
+    imported = {
+        name.split(".")[0]
+        for path in source_files()
+        for node in ast.walk(parsed(path))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    used = {
+        distribution.lower().replace("_", "-")
+        for module, distributions in packages_distributions().items()
+        if module in imported
+        for distribution in distributions
+    }
+    settings = project()["project"]
+    wanted = [*settings["dependencies"]]
+    for extra, packages in settings["optional-dependencies"].items():
+        wanted += [] if extra == "dev" else packages
+    names = {re.split(r"[\[<>=~! ]", w)[0].lower().replace("_", "-") for w in wanted}
+    if "torch" in used:
+        used.add("tensorboard")  # torch.utils.tensorboard is its door
+    assert names - used == set()
