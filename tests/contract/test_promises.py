@@ -106,7 +106,7 @@ def test_every_dependency_is_pinned_once() -> None:
 def test_every_dependency_of_the_package_is_imported_somewhere() -> None:
     """What nothing imports is not a dependency; development tools are run, not imported."""
     imported = {
-        name.split(".")[0]
+        name
         for path in source_files()
         for node in ast.walk(parsed(path))
         for name in (
@@ -117,17 +117,18 @@ def test_every_dependency_of_the_package_is_imported_somewhere() -> None:
             else []
         )
     }
+    roots = {name.split(".")[0] for name in imported}
     used = {
         distribution.lower().replace("_", "-")
         for module, distributions in packages_distributions().items()
-        if module in imported
+        if module in roots
         for distribution in distributions
     }
+    if "torch.utils.tensorboard" in imported:
+        used.add("tensorboard")
     settings = project()["project"]
     wanted = [*settings["dependencies"]]
     for extra, packages in settings["optional-dependencies"].items():
         wanted += [] if extra == "dev" else packages
     names = {re.split(r"[\[<>=~! ]", w)[0].lower().replace("_", "-") for w in wanted}
-    if "torch" in used:
-        used.add("tensorboard")  # torch.utils.tensorboard is its door
     assert names - used == set()
