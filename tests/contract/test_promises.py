@@ -53,6 +53,19 @@ def test_the_door_states_the_same_version() -> None:
     assert run.stdout.strip() == project()["project"]["version"], run.stderr
 
 
+def _imported(path: Path) -> set[str]:
+    """Full names of all modules a file imports, also by `import_module("…")`."""
+    names: set[str] = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names |= {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
+    return names
+
+
 def _calls(path: Path, module: str, name: str) -> list[ast.Call]:
     return [
         node
@@ -67,16 +80,7 @@ def _calls(path: Path, module: str, name: str) -> list[ast.Call]:
 
 def test_nothing_from_outside_is_unpickled() -> None:
     for path in source_files():
-        imported = {
-            name.name.split(".")[0]
-            for node in ast.walk(parsed(path))
-            if isinstance(node, ast.Import)
-            for name in node.names
-        } | {
-            (node.module or "").split(".")[0]
-            for node in ast.walk(parsed(path))
-            if isinstance(node, ast.ImportFrom)
-        }
+        imported = {name.split(".")[0] for name in _imported(path)}
         assert not imported & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path
         for call in _calls(path, "torch", "load"):
             safe = {k.arg: k.value for k in call.keywords}.get("weights_only")
@@ -105,18 +109,7 @@ def test_every_dependency_is_pinned_once() -> None:
 
 def test_every_dependency_of_the_package_is_imported_somewhere() -> None:
     """What nothing imports is not a dependency; development tools are run, not imported."""
-    imported = {
-        name
-        for path in source_files()
-        for node in ast.walk(parsed(path))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
+    imported = {name for path in source_files() for name in _imported(path)}
     roots = {name.split(".")[0] for name in imported}
     used = {
         distribution.lower().replace("_", "-")
