@@ -59,5 +59,5 @@ MINI_VAE = AutoencoderConfig(
     block_out_channels=(16, 32, 64, 96),
     latent_channels=16,
     layers_per_block=1,
-    norm_num_groups=8,
+    norm_num_groups=4,
 )

@@ -29,7 +29,6 @@ from petzval.models.experts import DenseExperts, MixtureOfExperts
 from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder, WeightedNorm
 from petzval.pretrain.scenes import SceneSource
 from petzval.pretrain.windows import SortedWindows, pad
-from petzval.resolution import Resolution
 from petzval.training.objective import Loss
 
 
@@ -39,7 +38,6 @@ class LanguageModelConfig:
 
     Attributes:
         batch_size: sequences a step.
-        english_share: of the prompts; the other languages share the rest equally.
         prompt_weight: of next-token losses inside the prompt; the final turn has 1.
         balance_weight: of the load-balancing term.
         random_date_share: of the steps whose template shows another date than the default.
@@ -47,7 +45,6 @@ class LanguageModelConfig:
 
     batch_size: int = 32
     steps_per_window: int = 8
-    english_share: float = 0.35
     prompt_weight: float = 0.3
     balance_weight: float = 0.01
     random_date_share: float = 0.5
@@ -171,29 +168,16 @@ class LanguageModelObjective:
             seed=config.seed,
         )
 
-    def sample(self, index: int, language: str, variant: int) -> Sample:
-        """The conversation about scene `index` with the prompt in `language`."""
-        size = Resolution(256, 256)
-        if language == "en":
-            prompt = self.scenes.caption(index, size, variant)
-        else:
-            prompt = self.scenes.translation(index, size, language)
-        answer = self.scenes.caption(index, size, variant + 1)
+    def sample(self, index: int) -> Sample:
+        """Conversation number `index` of the corpus."""
+        prompt, answer, language = self.scenes.example(index)
         text = self.tokenizer.encode(prompt, max_tokens=self.config.max_tokens).text_ids
         final = (*self.tokenizer.encode_text(answer), self._end)
         return Sample(ids=text + final, final_start=len(text), language=language)
 
     def _window(self, number: int) -> Sequence[Sample]:
-        config = self.config
-        rng = np.random.default_rng((config.seed, number, 1))
-        others = [language for language in self.scenes.languages if language != "en"]
-        count = config.batch_size * config.steps_per_window
-        samples: list[Sample] = []
-        for place in range(count):
-            english = rng.random() < config.english_share or not others
-            language = "en" if english else others[int(rng.integers(len(others)))]
-            samples.append(self.sample(number * count + place, language, 2 * int(rng.integers(99))))
-        return samples
+        count = self.config.batch_size * self.config.steps_per_window
+        return [self.sample(number * count + place) for place in range(count)]
 
     def batch(self, step: int) -> TextBatch:
         """Conversations of like lengths behind one prefix."""
@@ -240,8 +224,13 @@ class LanguageModelObjective:
         )
 
     @torch.no_grad()
-    def final_turn_loss(self, language: str, num_samples: int, first: int = 10**9) -> float:
-        """Mean next-token loss of the English answer to held-back scenes in one language."""
-        samples = [self.sample(first + number, language, 0) for number in range(num_samples)]
-        batch = self.collate(samples)
-        return float(self.loss(batch).parts["final_turn"])
+    def final_turn_losses(self, num_samples: int, first: int) -> dict[str, float]:
+        """Mean next-token loss of the English answer by language, on examples from `first` on."""
+        by_language: dict[str, list[Sample]] = {}
+        for number in range(num_samples):
+            sample = self.sample(first + number)
+            by_language.setdefault(sample.language, []).append(sample)
+        return {
+            language: float(self.loss(self.collate(samples)).parts["final_turn"])
+            for language, samples in sorted(by_language.items())
+        }

@@ -39,7 +39,7 @@ class AutoencoderRecipe:
     objective: AutoencoderObjectiveConfig
     loop: LoopConfig
     scenes: Scenes = "sprites"
-    num_statistics: int = 2000
+    num_statistics: int = 1000
     seed: int = 1
     kind: Literal["autoencoder"] = "autoencoder"
 
@@ -122,6 +122,7 @@ def mini_vae() -> AutoencoderRecipe:
         objective=AutoencoderObjectiveConfig(),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
+                kind="muon",
                 learning_rate=2e-3,
                 betas=(0.9, 0.99),
                 weight_decay=0.0,
@@ -131,7 +132,7 @@ def mini_vae() -> AutoencoderRecipe:
                 final_fraction=0.02,
             ),
             num_steps=40_000,
-            minutes=20,
+            minutes=16,
             autocast="bfloat16",
             ema_decay=0.995,
         ),
@@ -145,17 +146,17 @@ def mini_language_model() -> LanguageModelRecipe:
         objective=LanguageModelConfig(),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
+                kind="muon",
                 learning_rate=2e-3,
                 betas=(0.9, 0.98),
                 weight_decay=0.05,
-                warmup_steps=100,
+                warmup_steps=40,
                 decay="cooldown",
                 cooldown=0.5,
                 final_fraction=0.02,
             ),
             num_steps=40_000,
-            minutes=20,
-            autocast="bfloat16",
+            minutes=18,
             ema_decay=0.995,
         ),
     )
@@ -227,7 +228,9 @@ def smoke_vae() -> AutoencoderRecipe:
             layers_per_block=1,
             norm_num_groups=4,
         ),
-        objective=AutoencoderObjectiveConfig(bases=(128,), crop=32, batch_size=4),
+        objective=AutoencoderObjectiveConfig(
+            bases=(128,), crops=(32,), crop_shares=(1.0,), batch_pixels=4096
+        ),
         loop=LoopConfig(optimizer=_SMOKE_OPTIMIZER, num_steps=6, log_every=2),
         scenes="coloured_squares",
         num_statistics=9,

@@ -209,10 +209,8 @@ def _train_language_model(
     def held_out(state: RunState) -> dict[str, float]:
         assert state.ema is not None
         with state.ema.applied_to(model):
-            return {
-                f"final_turn_{language}": objective.final_turn_loss(language, 16, HELD_BACK)
-                for language in scenes.languages
-            }
+            losses = objective.final_turn_losses(320, HELD_BACK)
+        return {f"final_turn_{language}": loss for language, loss in losses.items()}
 
     outcome = train(
         objective,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,14 @@ from torch import Tensor
 
 from petzval.data.languages import LANGUAGES
 from petzval.resolution import Resolution
+
+
+class Example(NamedTuple):
+    """What the language model learns from: a prompt, its English answer, the prompt's language."""
+
+    prompt: str
+    answer: str
+    language: str
 
 
 class SceneSource(Protocol):
@@ -30,8 +38,8 @@ class SceneSource(Protocol):
         """An English caption; variants differ in length and wording."""
         ...
 
-    def translation(self, index: int, resolution: Resolution, language: str) -> str:
-        """A caption of the same scene in one of `languages`."""
+    def example(self, index: int) -> Example:
+        """A prompt in one of `languages`, and the English caption it should be answered with."""
         ...
 
 
@@ -73,15 +81,10 @@ class SpriteScenes:
 
         return training_caption(self._scene(index, resolution), seed=variant)
 
-    def translation(self, index: int, resolution: Resolution, language: str) -> str:
-        from petzval.data.caption import caption
-        from petzval.data.corpus import scene_names
+    def example(self, index: int) -> Example:
+        from petzval.data.corpus import corpus_example
 
-        scene = self._scene(index, resolution)
-        if language == "en":
-            return self.caption(index, resolution, variant=index)
-        names = scene_names(self._library, scene, language)
-        return caption(scene, language=language, names=names, seed=index)
+        return Example(*corpus_example(self._library, self._seed, index))
 
 
 _COLOURS = {
@@ -122,14 +125,14 @@ class ColouredSquares:
         patterns = ("a {} square on the {}", "A {} square stands on the {} of a white picture.")
         return patterns[variant % 2].format(colour, place)
 
-    def translation(self, index: int, resolution: Resolution, language: str) -> str:
-        """English or Spanish."""
+    def example(self, index: int) -> Example:
+        """Colour and place, every third prompt in Spanish."""
         colour, place = self._truth(index)
-        if language == "en":
-            return self.caption(index, resolution)
-        return (
-            f"un cuadrado {_SPANISH[colour]} a la {'izquierda' if place == 'left' else 'derecha'}"
-        )
+        answer = f"a {colour} square on the {place}"
+        if index % 3:
+            return Example(f"A {colour} square stands on the {place}.", answer, "en")
+        side = "izquierda" if place == "left" else "derecha"
+        return Example(f"un cuadrado {_SPANISH[colour]} a la {side}", answer, "es")
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

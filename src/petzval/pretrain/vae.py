@@ -26,6 +26,8 @@ from petzval.pretrain.scenes import SceneSource, to_tensor
 from petzval.resolution import PRESETS, Resolution
 from petzval.training.objective import Loss
 
+_NUM_SCENES = 10**8
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderObjectiveConfig:
@@ -33,17 +35,20 @@ class AutoencoderObjectiveConfig:
 
     Attributes:
         bases: families of presets whose sizes the scenes are rendered at.
-        crop: side of the square crops, in pixels.
+        crops: sides of the square crops, in pixels; a step has one of them.
+        crop_shares: how often each is drawn. Small ones are many to a step and quick to learn from,
+            large ones teach what happens away from the border.
+        batch_pixels: pixels a step; the number of crops follows, so that steps cost alike.
         crops_per_scene: crops from one rendered scene.
-        batch_size: crops a step.
         latent_noise: standard deviation of the decoder's noise, in those of each channel.
         gradient_weight, square_weight, moment_weight: of the loss terms beside L1.
     """
 
     bases: tuple[int, ...] = (128, 256)
-    crop: int = 64
+    crops: tuple[int, ...] = (32, 64, 128)
+    crop_shares: tuple[float, ...] = (0.5, 0.35, 0.15)
+    batch_pixels: int = 32_768
     crops_per_scene: int = 2
-    batch_size: int = 16
     latent_noise: float = 0.05
     gradient_weight: float = 0.5
     square_weight: float = 1.0
@@ -71,20 +76,21 @@ class AutoencoderObjective:
         self._sizes = [size for base in config.bases for size in PRESETS[base].values()]
 
     def batch(self, step: int) -> CropBatch:
-        """Crops from scenes that no other step sees."""
+        """Crops of one size from scenes drawn at random."""
         config = self.config
         rng = np.random.default_rng((config.seed, step))
-        num_scenes = -(-config.batch_size // config.crops_per_scene)
+        side = int(rng.choice(config.crops, p=np.array(config.crop_shares)))
+        batch_size = max(1, config.batch_pixels // side**2)
+        sizes = [size for size in self._sizes if min(size.height, size.width) >= side]
         crops: list[Tensor] = []
-        for number in range(num_scenes):
-            size = self._sizes[int(rng.integers(len(self._sizes)))]
-            pixels = self.scenes.pixels(step * num_scenes + number, size)
+        while len(crops) < batch_size:
+            size = sizes[int(rng.integers(len(sizes)))]
+            pixels = self.scenes.pixels(int(rng.integers(_NUM_SCENES)), size)
             for _ in range(config.crops_per_scene):
-                top = int(rng.integers(size.height - config.crop + 1))
-                left = int(rng.integers(size.width - config.crop + 1))
-                crop = pixels[top : top + config.crop, left : left + config.crop]
-                crops.append(to_tensor(crop))
-        images = torch.stack(crops[: config.batch_size])
+                top = int(rng.integers(size.height - side + 1))
+                left = int(rng.integers(size.width - side + 1))
+                crops.append(to_tensor(pixels[top : top + side, left : left + side]))
+        images = torch.stack(crops[:batch_size])
         return CropBatch(images=images, seed=int(rng.integers(2**31)))
 
     def loss(self, batch: CropBatch) -> Loss:
@@ -157,7 +163,9 @@ def fit_statistics(model: Autoencoder, images: Iterator[Tensor]) -> int:
     channels = model.bn.running_mean.shape[0]
     total, squares, count = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
     for batch in images:
-        latents = model.encode(batch.to(model.bn.running_mean.device)).float()
+        device = model.bn.running_mean.device
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            latents = model.encode(batch.to(device)).float()
         tokens = patchify(latents).flatten(0, 1).double().cpu()
         total += tokens.sum(0)
         squares += tokens.square().sum(0)
@@ -172,8 +180,10 @@ def fit_statistics(model: Autoencoder, images: Iterator[Tensor]) -> int:
 def statistics_images(
     scenes: SceneSource, bases: tuple[int, ...], num_scenes: int, first: int
 ) -> Iterator[Tensor]:
-    """Whole rendered scenes, one at a time, over all sizes of the families in turn."""
+    """Whole rendered scenes in batches of one size, over all sizes of the families."""
     sizes: list[Resolution] = [size for base in bases for size in PRESETS[base].values()]
-    for number in range(num_scenes):
-        size = sizes[number % len(sizes)]
-        yield to_tensor(scenes.pixels(first + number, size))[None]
+    for number, size in enumerate(sizes):
+        indices = range(first + number, first + num_scenes, len(sizes))
+        for start in range(0, len(indices), 8):
+            chunk = indices[start : start + 8]
+            yield torch.stack([to_tensor(scenes.pixels(index, size)) for index in chunk])

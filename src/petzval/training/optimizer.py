@@ -100,7 +100,7 @@ def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for matrices; leading dimensions (experts) count as a batch."""
+    """Orthogonalised momentum for matrices, stacks of matrices (experts) and convolutions."""
 
     def __init__(
         self,
@@ -131,12 +131,15 @@ class Muon(torch.optim.Optimizer):
     def _update(
         self, shape: tuple[int, ...], parameters: list[Tensor], group: Mapping[str, Any]
     ) -> None:
-        directions = [self._direction(p, group["momentum"]) for p in parameters]
-        updates = orthogonalize(torch.stack(directions))
-        scale = 0.2 * math.sqrt(max(shape[-2:]))
+        directions = torch.stack([self._direction(p, group["momentum"]) for p in parameters])
+        if len(shape) == 4:  # a convolution is a matrix of its outputs by all it sees
+            directions = directions.flatten(2)
+        updates = orthogonalize(directions)
+        scale = 0.2 * math.sqrt(max(directions.shape[-2:]))
         for parameter, update in zip(parameters, updates.unbind(0), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+            update = update.reshape(parameter.shape).to(parameter.dtype)
+            parameter.add_(update, alpha=-group["lr"] * scale)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov momentum of the gradient, in float32."""
@@ -151,7 +154,19 @@ class Muon(torch.optim.Optimizer):
 
 # Matrices that are not hidden layers: look-up tables, first and last projections, and the maps from
 # the timestep. Muon's equal treatment of all directions does them no good.
-_NOT_HIDDEN = ("embed", "img_in", "txt_in", "proj_out", "norm_out", "_mod.", "router", "lm_head")
+_NOT_HIDDEN = (
+    "embed",
+    "img_in",
+    "txt_in",
+    "proj_out",
+    "norm_out",
+    "_mod.",
+    "router",
+    "lm_head",
+    "encoder.conv_in",
+    "decoder.conv_out",
+    "bn.",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,7 +191,7 @@ def group_parameters(model: nn.Module, kind: Literal["adamw", "muon"]) -> Parame
             plain.append(name)
         elif (
             kind == "muon"
-            and parameter.ndim in (2, 3)
+            and parameter.ndim in (2, 3, 4)
             and not any(word in name for word in _NOT_HIDDEN)
         ):
             muon.append(name)
