@@ -57,7 +57,7 @@ def encode_mxfp4(values: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"columns must be a multiple of {BLOCK}, got {values.shape[-1]}")
     if not bool(torch.isfinite(values).all()):
         raise ValueError("MXFP4 has no code for NaN or infinity")
-    groups = values.float().unflatten(-1, (-1, BLOCK))
+    groups = values.float().contiguous().unflatten(-1, (-1, BLOCK))
     largest = groups.abs().amax(dim=-1)
     # frexp: largest = m 2^e with m in [0.5, 1). 6 = 0.75 x 2^3, so 2^(e - 3) suffices up to there.
     mantissa, exponent = torch.frexp(largest)

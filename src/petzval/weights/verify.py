@@ -49,8 +49,7 @@ class ComponentReport:
     Attributes:
         name: folder of the component.
         num_tensors: tensors in its files.
-        num_parameters: floating-point numbers; two for each byte of MXFP4 blocks, scales not
-            counted.
+        num_parameters: numbers; two for each byte of MXFP4 blocks, scales not counted.
         num_bytes: bytes of all tensors, headers not counted.
         dtypes: tensors of each safetensors dtype.
         files: every weights file, with its hash.
@@ -168,10 +167,10 @@ def count_tensors(name: str, source: TensorSource) -> ComponentReport:
     num_parameters = 0
     for key, info in source.infos.items():
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + 1
-        if info.torch_dtype.is_floating_point:
-            num_parameters += info.num_elements
-        elif key.endswith("_blocks"):
+        if key.endswith("_blocks"):
             num_parameters += 2 * info.num_elements
+        elif not key.endswith("_scales"):
+            num_parameters += info.num_elements
     return ComponentReport(
         name=name,
         num_tensors=len(source),
