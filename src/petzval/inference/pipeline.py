@@ -277,7 +277,7 @@ class Pipeline:
         )
 
     def _noise(
-        self, plan: GenerationPlan, images: Sequence[PlannedImage], given: LatentTokens | None
+        self, plan: GenerationPlan, images: Sequence[PlannedImage], given: Tensor | None
     ) -> LatentTokens:
         if given is not None:
             return given[[image.index for image in images]].to(self.device)

@@ -129,11 +129,15 @@ def locate(name_or_path: str | Path) -> Located:
                 )
         raise _absent(variant)
     folder = Path(text).expanduser()
-    if text.strip() and folder.is_dir():
+    try:
+        exists, is_folder = folder.exists(), folder.is_dir()
+    except OSError:  # a name that no file system takes
+        exists, is_folder = False, False
+    if text.strip() and is_folder:
         called = folder.resolve().name
         relative = VARIANTS.get(called.lower(), VARIANTS["lens"])
         return Located(name=called, folder=folder, defaults=_defaults(folder, relative))
-    if text.strip() and folder.exists():
+    if text.strip() and exists:
         raise RequestError(
             f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
             "name the folder; a lone file of weights cannot be used",

@@ -1,0 +1,63 @@
+"""`petzval data build`: fetch and build training data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from petzval.cli.console import stderr
+from petzval.errors import RequestError
+
+SETS = ("mini",)
+
+
+def build(
+    name: Annotated[str, typer.Argument(help="What to build: mini.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder. [default: build/data/NAME]")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes that draw.", min=1, max=256)] = 2,
+    portraits: Annotated[
+        int, typer.Option(help="Parametric portraits, over all styles.", min=0, max=100_000)
+    ] = 2000,
+) -> None:
+    """Fetch openly licensed pictures and names, and build the library that scenes are made from.
+
+    An interrupted build goes on where it stopped. Prints the folder.
+    """
+    if name not in SETS:
+        raise RequestError(f"unknown data set {name[:40]!r}", f"known are {', '.join(SETS)}")
+    from petzval.data.build import build_mini
+
+    folder = out or Path("build") / "data" / name
+    with _stages() as progress:
+        library = build_mini(
+            folder, progress=progress, num_processes=processes, num_portraits=portraits
+        )
+    stderr().print(f"{len(library.sprites):,} pictures", markup=False)
+    print(folder)
+
+
+data: Mapping[str, Callable[..., None]] = {"build": build}
+"""The verbs of `petzval data`."""
+
+
+@contextmanager
+def _stages() -> Generator[Callable[[str, int, int], None]]:
+    """One progress bar on stderr for each stage that is heard of."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=stderr()) as progress:
+        tasks = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield advance

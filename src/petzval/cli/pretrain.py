@@ -1,0 +1,76 @@
+"""`petzval pretrain`: train a part of a model from scratch, or go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from petzval.cli.console import stderr
+from petzval.errors import RequestError
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, such as mini_denoiser.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder written by `petzval data build`.")
+    ] = Path("build/data/mini"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the run. [default: build/runs/PART]"),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of tokenizer.json. [default: DATA/tokenizer]")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew in place of going on with the run.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time of the whole run. [default: the recipe's]", min=0)
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="FIRST:STOP, a part of a latents recipe's shards.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that make batches.", min=0, max=256)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=1024)
+    ] = None,
+) -> None:
+    """Train a part of a model from scratch, or go on with it from its last state.
+
+    The log goes to stderr and into the run's folder, whose path is printed at the end.
+    """
+    part = _shards(shards)
+    from petzval.inference.device import choose_device
+    from petzval.pretrain.run import run
+
+    console = stderr()
+    # mini_denoiser looks for what it needs in the folders vae and language_model beside its own.
+    folder = out or Path("build") / "runs" / recipe.partition("_")[2]
+    run(
+        recipe,
+        data_folder=data,
+        run_folder=folder,
+        tokenizer_folder=tokenizer,
+        resume=not restart,
+        minutes=minutes,
+        threads=threads,
+        device=str(choose_device(device)),
+        shards=part,
+        num_workers=workers,
+        report=lambda line: console.print(line, markup=False),
+    )
+    print(folder)
+
+
+def _shards(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, stop = text.partition(":")
+    if not (first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+        raise RequestError(f"cannot read the shards {text[:40]!r}", "give FIRST:STOP, such as 0:8")
+    return int(first), int(stop)

@@ -1,0 +1,63 @@
+"""`petzval verify`: is this checkpoint whole, and does this program compute what the original did?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from petzval.cli.console import print_json, printable
+
+if TYPE_CHECKING:
+    from petzval.weights.verify import VerifyReport
+
+
+def verify(
+    checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint folder.")],
+    goldens: Annotated[
+        Path | None, typer.Option(help="Folder of recorded tensors to compare with.")
+    ] = None,
+    hashes: Annotated[
+        bool, typer.Option("--hashes/--no-hashes", help="Hash every file (reads all of it).")
+    ] = True,
+    values: Annotated[
+        bool, typer.Option("--values/--no-values", help="Look for NaN and infinities, too.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check a checkpoint's keys, shapes and dtypes against its architecture; count and hash it.
+
+    With --goldens, also run every recorded case and print its error and limit. Exits with 1 when
+    anything is wrong or over its limit.
+    """
+    from petzval.config import to_mapping
+    from petzval.inference.variants import VARIANTS, locate
+    from petzval.weights.verify import verify_checkpoint
+
+    folder = locate(checkpoint).folder if checkpoint.lower() in VARIANTS else Path(checkpoint)
+    report = verify_checkpoint(folder, hashes=hashes, values=values)
+    document = {"passed": report.passed, **to_mapping(report)}
+    if not json:
+        _print_report(report)
+    if json:
+        print_json(document)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _print_report(report: VerifyReport) -> None:
+    print(report.folder)
+    for part in report.components:
+        dtypes = ", ".join(f"{count} {name}" for name, count in part.dtypes)
+        print(
+            f"  {part.name}: {part.num_tensors:,} tensors ({dtypes}), "
+            f"{part.num_parameters:,} parameters, {part.num_bytes:,} bytes"
+        )
+        for file in part.files:
+            print(f"    {file.sha256 or '-'}  {file.num_bytes:,}  {printable(file.name)}")
+        for problem in part.problems:
+            print(f"    WRONG  {printable(problem)}")
+    for problem in report.problems:
+        print(f"  WRONG  {printable(problem)}")
+    print("passed" if report.passed else "FAILED")

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from petzval.errors import NumericsError
+from petzval.flow.schedule import sigmas
+from petzval.inference.numerics import (
+    check_finite,
+    levels_seen,
+    noise_for,
+    restore_statistics,
+    to_pixels,
+)
+from petzval.inference.parity import PARITIES
+from petzval.inference.plan import PlannedImage
+from petzval.models.vae import TokenStatistics
+from tests.support import golden_tensors
+
+TURBO = sigmas(4, 2.291179894)[:-1]
+
+
+def _image(seed: int, noise_row: int = 0) -> PlannedImage:
+    return PlannedImage(index=0, prompt="x", negative_prompt="", seed=seed, noise_row=noise_row)
+
+
+def test_default_noise_is_the_recorded_one_alone_and_in_company() -> None:
+    images = [_image(0), _image(42)]
+    drawn = noise_for(images, (3, 5), 128, PARITIES["default"], torch.bfloat16)
+    goldens = golden_tensors("noise.safetensors")
+    assert torch.equal(drawn[:1], goldens["seed0_h3_w5.float32"])
+    assert torch.equal(drawn[1:], goldens["seed42_h3_w5.float32"])
+
+
+def test_microsoft_noise_is_drawn_in_the_networks_dtype() -> None:
+    drawn = noise_for([_image(42)], (4, 4), 128, PARITIES["microsoft"], torch.bfloat16)
+    assert torch.equal(drawn, golden_tensors("noise.safetensors")["seed42_h4_w4.bfloat16"])
+
+
+def test_microsoft_rows_are_those_of_one_draw_for_the_batch() -> None:
+    generator = torch.Generator("cpu").manual_seed(5)
+    batch = torch.randn((4, 15, 64), generator=generator)
+    images = [_image(5, row) for row in (0, 3)]
+    drawn = noise_for(images, (3, 5), 64, PARITIES["microsoft"], torch.float32)
+    assert torch.equal(drawn, batch[[0, 3]])
+
+
+def test_comfyui_noise_has_channels_first() -> None:
+    generator = torch.Generator("cpu").manual_seed(5)
+    grid = torch.randn((1, 64, 3, 5), generator=generator)
+    drawn = noise_for([_image(5)], (3, 5), 64, PARITIES["comfyui"], torch.bfloat16)
+    assert torch.equal(drawn[0, 7], grid[0, :, 1, 2])
+
+
+def test_the_network_is_told_the_level_that_each_program_rounds_to() -> None:
+    def told(parity: str, dtype: torch.dtype) -> list[float]:
+        return [1000 * level for level in levels_seen(TURBO, PARITIES[parity], dtype).tolist()]
+
+    exact = [1000.0, 967.38404, 908.14394, 767.19993]
+    for parity in PARITIES:
+        assert told(parity, torch.float32) == pytest.approx(exact, abs=1e-3)
+    assert told("default", torch.bfloat16) == pytest.approx(exact, abs=1e-3)
+    assert told("microsoft", torch.bfloat16) == [1000.0, 968.75, 906.25, 769.53125]
+    comfy = told("comfyui", torch.bfloat16)
+    assert comfy == pytest.approx([1000.0, 968.0, 908.0, 764.0], abs=1e-3)
+
+
+def test_statistics_are_exact_by_default_and_rounded_in_microsoft_mode() -> None:
+    statistics = TokenStatistics(64, 1e-4)
+    statistics.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+    statistics.running_var.fill_(0.7)
+    tokens = torch.randn((1, 4, 64), generator=torch.Generator().manual_seed(1))
+    exact = tokens * (0.7001) ** 0.5 + statistics.running_mean
+    ours = restore_statistics(tokens, statistics, PARITIES["default"], torch.float32)
+    assert torch.allclose(ours, exact, atol=1e-6)
+    rounded = restore_statistics(tokens, statistics, PARITIES["microsoft"], torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16
+    assert not torch.equal(rounded, exact.bfloat16())
+    assert torch.allclose(rounded.float(), exact, atol=0.05)
+
+
+def test_pixels_are_clamped_and_truncated() -> None:
+    values = torch.tensor([-2.0, -1.0, 0.0, 0.003, 0.9999, 1.0, 7.0, -0.999])
+    pixels = to_pixels(values.expand(1, 3, 1, 8))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (1, 1, 8, 3)
+    assert pixels[0, 0, :, 0].tolist() == [0, 0, 127, 127, 254, 255, 255, 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_stops_with_a_next_step(value: float) -> None:
+    with pytest.raises(NumericsError, match="picture 1, step 3 of 4") as caught:
+        check_finite(torch.tensor([0.0, value]), "picture 1, step 3 of 4", torch.bfloat16)
+    assert "float32" in caught.value.hint
+    check_finite(torch.zeros(3), "picture 1", torch.bfloat16)
