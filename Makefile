@@ -60,6 +60,17 @@ bench: setup ## run the benchmarks, append their rows, write benchmarks/report.m
 goldens: setup ## every golden tensor against this code, case by case with error and limit
 	$(BIN)/petzval verify --goldens tests/goldens/public tests/goldens/public/checkpoint
 
+mini: setup ## make the checkpoint that ships inside, from nothing: hours on two cores, resumable
+	$(BIN)/petzval data build mini
+	$(BIN)/petzval pretrain mini_tokenizer
+	$(BIN)/petzval pretrain mini_vae
+	$(BIN)/petzval pretrain mini_language_model
+	$(BIN)/petzval pretrain mini_latents
+	$(BIN)/petzval pretrain mini_denoiser
+	$(BIN)/petzval pretrain mini_vae_decoder
+	$(BIN)/petzval pretrain mini_export
+	$(BIN)/petzval evaluate --model build/runs/export --out build/evaluation
+
 clean: ## remove caches, keep .venv and build
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
