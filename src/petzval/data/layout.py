@@ -84,14 +84,14 @@ def place_pair(
     beside = relation in {"left of", "right of"}
     along = resolution.width if beside else resolution.height
     across = resolution.height if beside else resolution.width
-    room = min(0.47 * along, 0.9 * across)
+    room = min(0.45 * along, 0.9 * across)
     first_at = 0.26 if relation in {"left of", "above"} else 0.74
     boxes: list[Box] = []
     for sprite, share, shift, at in zip(
         sprites, sizes, jitter, (first_at, 1 - first_at), strict=True
     ):
         size = _fit(sprite, float(share) * room, resolution)
-        slack = 0.02 * along
+        slack = 0.012 * along
         spot = at * along + float(shift[0]) * slack
         middle = across / 2 + float(shift[1]) * 0.08 * across
         centre = (middle, spot) if beside else (spot, middle)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from petzval.data import english
 from petzval.data.caption_languages import background_phrase, painted_phrase
+from petzval.data.concepts import is_held_out, slug
 from petzval.data.core_names import SHAPES
 from petzval.data.languages import LANGUAGES, MEASURED_LANGUAGES
 from petzval.data.palette import BACKGROUND_COLOURS, OBJECT_COLOURS, contrasting
@@ -266,7 +267,7 @@ def _colour(number: int, language: str) -> EvaluationPrompt:
 def _shape(name: str) -> PromptConcept:
     plain = name.removesuffix(" shape")
     return PromptConcept(
-        id=name.replace(" ", "-"), names={"en": plain, **SHAPES[name]}, held_out=False,
+        id=slug(name), names={"en": plain, **SHAPES[name]}, held_out=is_held_out(name),
         silhouette=True,
     )  # fmt: skip
 
