@@ -1,0 +1,46 @@
+"""Hand-made safetensors files and copies of the tiny checkpoint, to be damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support import TINY_CHECKPOINT
+
+DENOISER_FILE = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def write_file(path: Path, header: Mapping[str, Any] | bytes, data: bytes = b"") -> Path:
+    """A file with any header, however wrong."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(shape: list[Any], start: int, stop: int, dtype: Any = "F32") -> dict[str, Any]:
+    """One header entry."""
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def copy_checkpoint(folder: Path) -> Path:
+    """The tiny checkpoint, copied so that it can be changed."""
+    copy = folder / "checkpoint"
+    shutil.copytree(TINY_CHECKPOINT, copy)
+    return copy
+
+
+def read_parts(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Header and data of a safetensors file."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Set entries of a JSON object; None removes one."""
+    values = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in values.items() if value is not None}
+    path.write_text(json.dumps(kept), encoding="utf-8")
