@@ -162,7 +162,7 @@ def test_chance_multiplies_over_things(pair: LabelledScene) -> None:
             "position": 1 / 9,
             "relation": 1 / 4,
             "background": 1 / 14,
-            "style": 1 / 2,
+            "style": 1 / 3,
         }
     )
 

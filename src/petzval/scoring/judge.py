@@ -36,12 +36,14 @@ class JudgeRules:
         top: the asked concept must be among this many nearest (1 = nearest of all).
         threshold: smallest detector confidence that makes a thing.
         most_counted: a blind guess at a number picks one of 1 to this.
+        styles_asked: a blind guess at a style picks one of as many.
     """
 
     num_distractors: int = 299
     top: int = 5
     threshold: float = 0.35
     most_counted: int = 5
+    styles_asked: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,11 @@ class Judge:
             Thing(detection=one, embedding=embeddings[-1], style_logits=styles[-1]) for one in rest
         ]
 
+    def rank(self, picture: Picture, concept: str) -> int:
+        """The best place that anything in a picture gives `concept`, 1 to distractors + 1."""
+        ranks = [self._rank(thing, concept) for thing in self.look(picture)[:MAX_OBJECTS]]
+        return min(ranks, default=self._rules.num_distractors + 1)
+
     def score(self, picture: Picture, expectation: Expectation) -> Verdict:
         """Judge `picture` by everything that `expectation` asks.
 
@@ -138,7 +145,7 @@ class Judge:
             "position": len(POSITIONS) ** -sum(one.position is not None for one in objects),
             "relation": 1 / len(RELATIONS),
             "background": 1 / len(BACKGROUND_COLOURS),
-            "style": 1 / max(1, len(self._encoder.styles)),
+            "style": 1 / self._rules.styles_asked,
         }
         return {name: single[name] for name in expectation.asked()}
 
