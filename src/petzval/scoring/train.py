@@ -58,7 +58,7 @@ class ScorerPlan:
 
     @classmethod
     def of_minutes(cls, minutes: float, *, seed: int = 0) -> ScorerPlan:
-        """A plan that takes about `minutes` of one core (measured 2026 on a 2.x GHz server core).
+        """A plan that takes about `minutes` of one server core.
 
         Raises:
             TrainingError: `minutes` is not a positive number.
@@ -66,9 +66,9 @@ class ScorerPlan:
         if not (minutes > 0 and math.isfinite(minutes)):
             raise TrainingError(f"minutes must be positive, got {minutes}")
         return cls(
-            detector_steps=max(1, round(150 * minutes)),
-            num_views=max(1, round(3000 * minutes)),
-            head_steps=max(1, round(150 * minutes)),
+            detector_steps=max(1, round(100 * minutes)),
+            num_views=max(1, round(2500 * minutes)),
+            head_steps=max(1, round(120 * minutes)),
             seed=seed,
         )
 
