@@ -34,8 +34,8 @@ LENS_VAE = AutoencoderConfig(block_out_channels=(128, 256, 512, 512))
 """The FLUX.2 autoencoder, 84,046,372 parameters."""
 
 MINI_MMDIT = MMDiTConfig(
-    num_layers=8,
-    num_attention_heads=4,
+    num_layers=6,
+    num_attention_heads=3,
     in_channels=64,
     out_channels=16,
     enc_hidden_dim=192,

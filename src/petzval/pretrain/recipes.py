@@ -175,7 +175,8 @@ def mini_latents() -> LatentsRecipe:
 def mini_denoiser() -> DenoiserRecipe:
     """The small illustrator: 128² area first, then mostly 256²."""
     optimizer = OptimizerConfig(
-        learning_rate=1e-3,
+        kind="muon",
+        learning_rate=2e-3,
         betas=(0.9, 0.98),
         weight_decay=0.02,
         warmup_steps=100,
@@ -189,7 +190,7 @@ def mini_denoiser() -> DenoiserRecipe:
                 loop=LoopConfig(
                     optimizer=optimizer, num_steps=100_000, autocast="bfloat16", ema_decay=0.998
                 ),
-                minutes_share=0.6,
+                minutes_share=0.62,
             ),
             DenoiserStage(
                 name="mixed",
@@ -198,7 +199,8 @@ def mini_denoiser() -> DenoiserRecipe:
                 ),
                 loop=LoopConfig(
                     optimizer=OptimizerConfig(
-                        learning_rate=7e-4,
+                        kind="muon",
+                        learning_rate=1.5e-3,
                         betas=(0.9, 0.98),
                         weight_decay=0.02,
                         warmup_steps=50,
@@ -210,7 +212,7 @@ def mini_denoiser() -> DenoiserRecipe:
                     autocast="bfloat16",
                     ema_decay=0.998,
                 ),
-                minutes_share=0.4,
+                minutes_share=0.38,
             ),
         ),
     )
