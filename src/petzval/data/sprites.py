@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,8 @@ def _draw_all(
     if num_processes <= 1:
         yield from ((picture, picture.draw()) for picture in pictures)
         return
-    with ProcessPoolExecutor(num_processes) as pool:
+    # Fresh processes: a fork would copy the threads' locks of whatever else is loaded.
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         yield from zip(pictures, pool.map(_draw, pictures, chunksize=32), strict=True)
 
 
