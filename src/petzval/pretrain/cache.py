@@ -192,7 +192,7 @@ class LatentPool:
             if name in self._checked:
                 continue
             with safe_open(self._folder / name, "pt") as file:
-                header = json.loads(file.metadata()["petzval"])
+                header = json.loads((file.metadata() or {})["petzval"])
             if header["autoencoder"] != self._autoencoder_id:
                 raise TrainingError(
                     f"{self._folder / name} was made with autoencoder {header['autoencoder']}, "

@@ -1,7 +1,7 @@
 """Every run as a value: `mini_*` make the checkpoint that ships inside, `smoke_*` prove the road.
 
-    mini_vae → mini_latents ┐
-    mini_language_model ────┴→ mini_denoiser → export
+    mini_vae → mini_latents ─────────────────┐
+    mini_tokenizer → mini_language_model ────┴→ mini_denoiser → mini_export
 
 A recipe is a function returning a frozen value; nothing in it is read from a file.
 """
@@ -9,7 +9,7 @@ A recipe is a function returning a frozen value; nothing in it is read from a fi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from petzval.errors import ConfigError
@@ -19,7 +19,9 @@ from petzval.models.sizes import MINI_GPT_OSS, MINI_MMDIT, MINI_VAE
 from petzval.models.vae import AutoencoderConfig
 from petzval.pretrain.cache import CacheConfig
 from petzval.pretrain.denoiser import DenoiserConfig
+from petzval.pretrain.export import ExportConfig
 from petzval.pretrain.language_model import LanguageModelConfig
+from petzval.pretrain.tokenizer import MINI_NUM_IDS
 from petzval.pretrain.vae import AutoencoderObjectiveConfig
 from petzval.training.loop import LoopConfig
 from petzval.training.optimizer import OptimizerConfig
@@ -112,7 +114,40 @@ class DenoiserRecipe:
             raise ConfigError("the stages' minutes_share must sum to 1")
 
 
-Recipe = AutoencoderRecipe | LanguageModelRecipe | LatentsRecipe | DenoiserRecipe
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRecipe:
+    """A small vocabulary, cut from the full one to what the corpus uses."""
+
+    num_ids: int = MINI_NUM_IDS
+    kind: Literal["tokenizer"] = "tokenizer"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRecipe:
+    """A checkpoint in the published layout, from the runs beside its folder."""
+
+    settings: ExportConfig = field(default_factory=ExportConfig)
+    kind: Literal["export"] = "export"
+
+
+Recipe = (
+    TokenizerRecipe
+    | AutoencoderRecipe
+    | LanguageModelRecipe
+    | LatentsRecipe
+    | DenoiserRecipe
+    | ExportRecipe
+)
+
+
+def mini_tokenizer() -> TokenizerRecipe:
+    """8192 ids: 8171 byte pairs and the 21 markers."""
+    return TokenizerRecipe()
+
+
+def mini_export() -> ExportRecipe:
+    """The folder that ships inside."""
+    return ExportRecipe()
 
 
 def mini_vae() -> AutoencoderRecipe:
@@ -300,17 +335,25 @@ def smoke_denoiser() -> DenoiserRecipe:
     )
 
 
+def smoke_export() -> ExportRecipe:
+    """Seconds: the smoke runs as a checkpoint."""
+    return ExportRecipe(settings=ExportConfig(name="smoke", steps=2, guidance=3.0, base=128))
+
+
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
+        mini_tokenizer,
         mini_vae,
         mini_language_model,
         mini_latents,
         mini_denoiser,
+        mini_export,
         smoke_vae,
         smoke_language_model,
         smoke_latents,
         smoke_denoiser,
+        smoke_export,
     )
 }
 

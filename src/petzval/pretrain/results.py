@@ -54,6 +54,11 @@ def save_final_norm(run_folder: Path, weight: Tensor) -> None:
     save_file({"weight": weight.detach().cpu()}, run_folder / RESULT / "norm.safetensors")
 
 
+def load_final_norm(run_folder: Path) -> Tensor:
+    """The weight that `save_final_norm` kept."""
+    return _read(run_folder / RESULT / "norm.safetensors")["weight"]
+
+
 def load_denoiser(run_folder: Path) -> MMDiT:
     """The denoiser of a finished run, frozen."""
     return _load(run_folder, MMDiT(_config(run_folder, MMDiTConfig)))
@@ -82,13 +87,17 @@ def _config(run_folder: Path, kind: type[ConfigT]) -> ConfigT:
 
 def _load(run_folder: Path, module: ModuleT) -> ModuleT:
     path = run_folder / RESULT / "model.safetensors"
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot read {path}: {error}", "train it again") from error
+    stored = _read(path)
     own = module.state_dict()
     wrong = [k for k in own if k not in stored or stored[k].shape != own[k].shape]
     if wrong:
         raise TrainingError(f"{path} lacks {wrong[0]} or has it in another shape", "train it again")
     module.load_state_dict({name: stored[name] for name in own})
     return module.requires_grad_(False).eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"cannot read {path}: {error}", "train it again") from error

@@ -16,6 +16,7 @@ from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
 from petzval.pretrain.cache import LatentPool, missing_shards, write_shard
 from petzval.pretrain.denoiser import DenoiserObjective
+from petzval.pretrain.export import export_checkpoint
 from petzval.pretrain.language_model import (
     CausalLanguageModel,
     LanguageModelObjective,
@@ -26,12 +27,15 @@ from petzval.pretrain.recipes import (
     AutoencoderRecipe,
     DenoiserRecipe,
     DenoiserStage,
+    ExportRecipe,
     LanguageModelRecipe,
     LatentsRecipe,
     Scenes,
+    TokenizerRecipe,
     recipe_by_name,
 )
 from petzval.pretrain.scenes import ColouredSquares, SceneSource, SpriteScenes, to_tensor
+from petzval.pretrain.tokenizer import build_mini_tokenizer
 from petzval.pretrain.vae import (
     AutoencoderObjective,
     fit_statistics,
@@ -89,11 +93,19 @@ def run(
     recipe = recipe_by_name(recipe_name)
     if threads is not None:
         torch.set_num_threads(threads)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    _record(run_folder, recipe_name, to_mapping(recipe))
     place = torch.device(device)
     tokenizer = tokenizer_folder or data_folder / "tokenizer"
     options = _Options(minutes=minutes, resume=resume, num_workers=num_workers, report=report)
+    if isinstance(recipe, TokenizerRecipe):
+        built = build_mini_tokenizer(data_folder, run_folder, num_ids=recipe.num_ids)
+        report(f"tokenizer done; {built.num_ids} ids; {run_folder}")
+        return run_folder
+    if isinstance(recipe, ExportRecipe):
+        return export_checkpoint(
+            run_folder.parent, run_folder, recipe.settings, data_folder=data_folder
+        )
+    run_folder.mkdir(parents=True, exist_ok=True)
+    _record(run_folder, recipe_name, to_mapping(recipe))
     if isinstance(recipe, AutoencoderRecipe):
         _train_autoencoder(recipe, data_folder, run_folder, place, options)
     elif isinstance(recipe, LanguageModelRecipe):

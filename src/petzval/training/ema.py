@@ -33,8 +33,8 @@ class Ema:
         """average <- decay * average + (1 - decay) * parameter."""
         weight = 1 - self.current_decay()
         parameters = dict(model.named_parameters())
-        targets = [parameters[name].detach().float() for name in self.averages]
-        torch._foreach_lerp_(list(self.averages.values()), targets, weight)  # pyright: ignore[reportPrivateUsage]
+        for name, average in self.averages.items():
+            average.lerp_(parameters[name].detach().float(), weight)
         self.num_updates += 1
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,5 +75,5 @@ def training_step(
     )
 
 
-def _clip(parameters: list[Tensor], max_grad_norm: float) -> Tensor:
+def _clip(parameters: Sequence[Tensor], max_grad_norm: float) -> Tensor:
     return torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=True)
