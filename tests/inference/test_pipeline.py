@@ -20,6 +20,10 @@ FOX = "A red fox sleeping under a birch tree in the snow, soft morning light"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 1.0}
 
 
+def _small(**changes: Any) -> dict[str, Any]:
+    return SMALL | changes
+
+
 def _same(ours: Sequence[GeneratedImage], theirs: Sequence[GeneratedImage]) -> bool:
     return [image.encode() for image in ours] == [image.encode() for image in theirs]
 
@@ -55,7 +59,7 @@ def test_the_recorded_pictures_within_one_grey_level(
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_four_together_equal_four_alone(pipeline: Pipeline, guidance: float) -> None:
-    options = SMALL | {"guidance": guidance}
+    options = _small(guidance=guidance)
     together = pipeline.generate(FOX, seed=3, num_images=4, **options)
     alone = [pipeline.generate(FOX, seed=seed, **options)[0] for seed in (3, 4, 5, 6)]
     assert [image.recipe.seed for image in together] == [3, 4, 5, 6]
@@ -76,7 +80,7 @@ def test_several_prompts_together_equal_each_alone(pipeline: Pipeline) -> None:
 
 def test_a_batch_is_the_same_picture_up_to_rounding(pipeline: Pipeline) -> None:
     prompts = ["a red fox", "a blue cat", FOX]
-    options = SMALL | {"guidance": 3.0, "negative_prompt": ["", "blurry", "blurry"]}
+    options = _small(guidance=3.0, negative_prompt=["", "blurry", "blurry"])
     alone = pipeline.generate(prompts, num_images=2, **options)
     batched = pipeline.generate(prompts, num_images=2, batch_size=4, **options)
     assert [image.recipe for image in batched] == [image.recipe for image in alone]
@@ -99,7 +103,7 @@ def test_a_picture_is_made_again_from_its_file(
 
 
 def test_modes_and_solvers_make_different_pictures(pipeline: Pipeline) -> None:
-    options = SMALL | {"steps": 3}
+    options = _small(steps=3)
     [plain] = pipeline.generate(FOX, **options)
     [heun] = pipeline.generate(FOX, solver="heun", **options)
     [comfy] = pipeline.generate(FOX, parity="comfyui", **options)
@@ -118,7 +122,7 @@ def test_the_date_in_the_template_matters_and_is_recorded(pipeline: Pipeline) ->
 
 
 def test_a_blank_negative_has_no_text_and_another_has(pipeline: Pipeline) -> None:
-    options = SMALL | {"guidance": 5.0}
+    options = _small(guidance=5.0)
     [without] = pipeline.generate(FOX, **options)
     [blank] = pipeline.generate(FOX, negative_prompt=" \n", **options)
     [blurry] = pipeline.generate(FOX, negative_prompt="blurry", **options)
@@ -138,7 +142,7 @@ def test_guidance_one_runs_one_branch(pipeline: Pipeline, monkeypatch: pytest.Mo
     pipeline.generate(FOX, negative_prompt="ignored", **SMALL)
     assert len(calls) == 2
     calls.clear()
-    pipeline.generate(FOX, **(SMALL | {"guidance": 2.0}))
+    pipeline.generate(FOX, **_small(guidance=2.0))
     assert len(calls) == 4
     assert calls[1] == calls[3] == 0  # the blank unconditional branch has no text at all
 
@@ -262,7 +266,7 @@ def test_folding_drops_a_third_of_the_weights_and_changes_nothing(golden_checkpo
     assert sum(p.nbytes for p in pipeline.denoiser.parameters()) == num_bytes - freed
     assert _same(pipeline.generate(FOX, **SMALL), before)
     with pytest.raises(RequestError, match="folded for another schedule"):
-        pipeline.generate(FOX, **(SMALL | {"steps": 3}))
+        pipeline.generate(FOX, **_small(steps=3))
 
 
 def test_bfloat16_is_near_float32(golden_checkpoint: Path, pipeline: Pipeline) -> None:

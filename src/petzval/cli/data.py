@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from petzval.cli.console import stderr
+from petzval.cli.console import stage_bars, stderr
 from petzval.errors import RequestError
 
 SETS = ("mini",)
@@ -17,9 +16,7 @@ SETS = ("mini",)
 
 def build(
     name: Annotated[str, typer.Argument(help="What to build: mini.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder. [default: build/data/NAME]")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: build/data/NAME]")] = None,
     processes: Annotated[int, typer.Option(help="Processes that draw.", min=1, max=256)] = 2,
     portraits: Annotated[
         int, typer.Option(help="Parametric portraits, over all styles.", min=0, max=100_000)
@@ -34,7 +31,7 @@ def build(
     from petzval.data.build import build_mini
 
     folder = out or Path("build") / "data" / name
-    with _stages() as progress:
+    with stage_bars() as progress:
         library = build_mini(
             folder, progress=progress, num_processes=processes, num_portraits=portraits
         )
@@ -44,20 +41,3 @@ def build(
 
 data: Mapping[str, Callable[..., None]] = {"build": build}
 """The verbs of `petzval data`."""
-
-
-@contextmanager
-def _stages() -> Generator[Callable[[str, int, int], None]]:
-    """One progress bar on stderr for each stage that is heard of."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=stderr()) as progress:
-        tasks = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)
-
-        yield advance

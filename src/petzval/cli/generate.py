@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petzval.cli.console import plain_warnings, print_json, stderr
+from petzval.cli.console import plain_warnings, print_json, printable, stderr
 from petzval.errors import RequestError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _draw(
     from petzval.cli.output import choose_output
     from petzval.inference.variants import locate
 
-    name = model or (recipe.model if recipe else DEFAULT_MODEL)
+    name = model or _recipe_model(recipe)
     request.resolution(locate(name).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
     pipeline = _load(name, device, dtype or (recipe.dtype if recipe else "auto"), threads)
@@ -159,6 +159,24 @@ def _draw(
             advance(event)
             for image in event.images:
                 _report(image, output.write(image), json=json)
+
+
+def _recipe_model(recipe: Recipe | None) -> str:
+    """The model to use when none is named. A recipe may name a variant, never a path.
+
+    Raises:
+        RequestError: the recipe's model is no variant.
+    """
+    from petzval.inference.variants import VARIANTS
+
+    if recipe is None:
+        return DEFAULT_MODEL
+    if recipe.model not in VARIANTS:
+        raise RequestError(
+            f"the picture was made with {printable(recipe.model)[:80]!r}, which is no known model",
+            "name its checkpoint folder with --model",
+        )
+    return recipe.model
 
 
 def _load(name: str, device: str, dtype: str, threads: int | None) -> Pipeline:

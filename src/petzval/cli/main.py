@@ -24,10 +24,10 @@ COMMANDS: Mapping[str, str] = {
     "generate": "Draw pictures from prompts.",
     "show": "Print the recipe inside a picture.",
     "models": "List the models, where they are and what they need.",
-    "doctor": "Report versions, devices, memory and the kernels chosen, with reasons.",
-    "verify": "Check a checkpoint against its architecture, or against recorded goldens.",
+    "doctor": "Report versions, devices, memory and kernels, with reasons.",
+    "verify": "Check a checkpoint, and its results against recorded ones.",
     "data": "Fetch and build training data.",
-    "pretrain": "Train a part of a model from scratch, or go on with it.",
+    "pretrain": "Train a part of a model, or go on with it.",
     "evaluate": "Measure how well a model follows prompts.",
 }
 """Name -> summary. The command is the function of that name in `petzval.cli.<name>`."""

@@ -13,9 +13,9 @@ from petzval.errors import RequestError
 
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, such as mini_denoiser.")],
-    data: Annotated[
-        Path, typer.Option(help="Folder written by `petzval data build`.")
-    ] = Path("build/data/mini"),
+    data: Annotated[Path, typer.Option(help="Folder written by `petzval data build`.")] = Path(
+        "build/data/mini"
+    ),
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the run. [default: build/runs/PART]"),

@@ -1,7 +1,8 @@
-"""`petzval verify`: is this checkpoint whole, and does this program compute what the original did?"""
+"""`petzval verify`: is a checkpoint whole, and does it give here what it gave the original?"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from petzval.cli.console import print_json, printable
 
 if TYPE_CHECKING:
+    from petzval.inference.goldens.case import CaseResult
     from petzval.weights.verify import VerifyReport
 
 
@@ -37,13 +39,33 @@ def verify(
 
     folder = locate(checkpoint).folder if checkpoint.lower() in VARIANTS else Path(checkpoint)
     report = verify_checkpoint(folder, hashes=hashes, values=values)
-    document = {"passed": report.passed, **to_mapping(report)}
     if not json:
         _print_report(report)
+    cases = [] if goldens is None else list(_run(goldens, folder, quiet=json))
     if json:
-        print_json(document)
-    if not report.passed:
+        document = to_mapping(report) | {"passed": report.passed}
+        rows = [to_mapping(case) | {"status": case.status} for case in cases]
+        print_json(document | ({} if goldens is None else {"goldens": rows}))
+    if not report.passed or any(case.status == "failed" for case in cases):
         raise typer.Exit(1)
+
+
+def _run(goldens: Path, checkpoint: Path, *, quiet: bool) -> Iterator[CaseResult]:
+    """Every recorded case, printed as soon as it is known."""
+    from collections import Counter
+
+    from petzval.inference.verify_goldens import iterate_goldens
+
+    counts: Counter[str] = Counter()
+    for case in iterate_goldens(goldens, checkpoint):
+        counts[case.status] += 1
+        if not quiet:
+            numbers = f"{case.error:9.2e} of {case.limit:7.1e}" if not case.skipped else " " * 20
+            line = f"{case.status:<9} {numbers}  {case.name}  {case.detail}"
+            print(printable(line).rstrip(), flush=True)
+        yield case
+    if not quiet:
+        print(", ".join(f"{count} {status}" for status, count in counts.items()))
 
 
 def _print_report(report: VerifyReport) -> None:
