@@ -67,9 +67,9 @@ mini: setup ## make the checkpoint that ships inside, from nothing: hours on two
 	$(BIN)/petzval pretrain mini_language_model
 	$(BIN)/petzval pretrain mini_latents
 	$(BIN)/petzval pretrain mini_denoiser
-	$(BIN)/petzval pretrain mini_vae_decoder
 	$(BIN)/petzval pretrain mini_export
-	$(BIN)/petzval evaluate --model build/runs/export --out build/evaluation
+	$(BIN)/python -m petzval.evals.train_scorers --data build/data/mini
+	$(BIN)/petzval evaluate --model build/runs/export --page docs/mini.md
 
 clean: ## remove caches, keep .venv and build
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
