@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from petzval.data.assets import package
+from petzval.data.packages import package
 
 
 def write_archive(cache: Path, name: str, files: Mapping[str, Any]) -> None:

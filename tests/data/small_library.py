@@ -10,7 +10,7 @@ from petzval.data.concepts import Concept, is_held_out
 from petzval.data.core_names import SHAPES
 from petzval.data.pictures import Picture
 from petzval.data.portraits import PORTRAIT
-from petzval.data.prompts import prompt_concepts
+from petzval.data.prompt_concepts import prompt_concepts
 
 COLOURS = {"fluent-3d": (220, 40, 40), "noto": (40, 90, 230), "openmoji": (30, 160, 70)}
 OBJECTS = ("cat", "dog", "red-apple", "star", "lion", "penguin", "cactus")

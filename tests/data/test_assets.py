@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from petzval.data import assets
-from petzval.data.assets import PACKAGES, check_archive, fetch, package, read_json, write_licences
+from petzval.data.assets import check_archive, fetch, read_json, write_licences
+from petzval.data.packages import PACKAGES, package
 from petzval.errors import DataError
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from petzval.data import assets, build
-from petzval.data.assets import PACKAGES
 from petzval.data.build import build_mini, write_prompt_concepts
 from petzval.data.concepts import Concept
+from petzval.data.packages import PACKAGES
 from petzval.data.pictures import Picture, clipart_pictures
 from petzval.data.sprites import SpriteLibrary
 from petzval.errors import DataError

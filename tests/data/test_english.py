@@ -13,7 +13,7 @@ from petzval.data.english import (
     plural,
     with_article,
 )
-from petzval.data.prompts import prompt_concepts
+from petzval.data.prompt_concepts import prompt_concepts
 from petzval.data.scene import STYLE_WEIGHTS
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from petzval.data import prompts
+from petzval.data import prompt_concepts as packaged
 from petzval.data.concepts import is_held_out
 from petzval.data.core_names import REWRITES
 from petzval.data.languages import LANGUAGES, MEASURED_LANGUAGES
 from petzval.data.palette import BACKGROUND_COLOURS, clash
-from petzval.data.prompts import NUM_PER_SKILL, SKILLS, evaluation_prompts, prompt_concepts
+from petzval.data.prompt_concepts import prompt_concepts
+from petzval.data.prompts import NUM_PER_SKILL, SKILLS, evaluation_prompts
 from petzval.errors import DataError
 
 
@@ -101,6 +102,6 @@ def test_a_damaged_package_file_is_named(
 ) -> None:
     path = tmp_path / "prompt_concepts.json"
     path.write_text(text)
-    monkeypatch.setattr(prompts, "_FILE", path)
+    monkeypatch.setattr(packaged, "_FILE", path)
     with pytest.raises(DataError, match=r"prompt_concepts\.json is damaged"):
-        prompts.prompt_concepts.__wrapped__()
+        packaged.prompt_concepts.__wrapped__()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from petzval.data.ground_truth import Scene
 from petzval.data.palette import BACKGROUND_COLOURS, OBJECT_COLOURS, clash, contrasting
 from petzval.data.render import render_scene
-from petzval.data.scene import SKILL_WEIGHTS, Scene, possible_skills, sample_scene
+from petzval.data.scene import SKILL_WEIGHTS, possible_skills, sample_scene
 from petzval.data.sprites import SPLITS, SpriteLibrary
 from petzval.errors import DataError
 from petzval.resolution import Resolution

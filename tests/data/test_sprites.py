@@ -25,7 +25,8 @@ def test_pictures_come_back_as_they_were_drawn(library: SpriteLibrary) -> None:
         assert (sprite.concept, sprite.style, sprite.kind) == (
             picture.concept, picture.style, picture.kind,
         )  # fmt: skip
-        assert np.array_equal(library.pixels(sprite.index), picture.draw())
+        drawn = picture.draw()
+        assert drawn is not None and np.array_equal(library.pixels(sprite.index), drawn)
     assert library.pixels(0).shape == (SPRITE_SIZE, SPRITE_SIZE, 4)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from petzval.data import assets
-from petzval.data.assets import OPENCLIPART_FOLDER, PACKAGES, Progress
+from petzval.data.assets import OPENCLIPART_FOLDER, Progress
 from petzval.data.concepts import Concept, read_concepts
+from petzval.data.packages import PACKAGES
 from petzval.data.pictures import (
     Picture,
     clipart_pictures,

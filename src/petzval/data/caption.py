@@ -8,9 +8,9 @@ import numpy as np
 
 from petzval.data import english
 from petzval.data.caption_languages import translated_caption
+from petzval.data.ground_truth import Background, Scene, SceneObject
 from petzval.data.languages import LANGUAGES
 from petzval.data.prompts import is_evaluation_text
-from petzval.data.scene import Background, Scene, SceneObject
 from petzval.errors import DataError
 
 LENGTHS: tuple[str, ...] = ("tag", "short", "medium", "dense")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from petzval.data.ground_truth import Scene, SceneObject
 from petzval.data.phrases import COLOUR_ORDER, PHRASES, Phrases
-from petzval.data.scene import Scene, SceneObject
 
 _STYLE_CLASSES = {
     "fluent-3d": 0, "fluent": 1, "fluent-flat": 1, "twemoji": 1, "colour-icon": 1, "flat-icon": 1,

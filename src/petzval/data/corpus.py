@@ -12,10 +12,11 @@ from petzval.data.caption import LENGTH_WEIGHTS, LENGTHS, unseen_caption
 from petzval.data.common_words import COMMON_WORDS
 from petzval.data.concepts import Concept
 from petzval.data.english import COUNT_WORDS, PLACES, STYLES
+from petzval.data.ground_truth import Scene
 from petzval.data.languages import LANGUAGES, MEASURED_LANGUAGES
 from petzval.data.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
 from petzval.data.phrases import PHRASES
-from petzval.data.scene import WORDS, Scene, sample_scene
+from petzval.data.scene import WORDS, sample_scene
 from petzval.data.sprites import SpriteLibrary
 from petzval.resolution import Resolution
 

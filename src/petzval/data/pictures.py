@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from petzval.data.assets import OPENCLIPART_FOLDER, package, read_json, read_members
+from petzval.data.assets import OPENCLIPART_FOLDER, read_json, read_members
 from petzval.data.concepts import Concept, bare, from_hex, icon_concept, slug
+from petzval.data.packages import package
 from petzval.data.rasterise import Pixels, draw_bitmap, draw_svg, iconify_svg
 
 HELD_OUT_STYLES: frozenset[str] = frozenset({"openmoji", "emojione"})

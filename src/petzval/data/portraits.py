@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from petzval.data.assets import package
 from petzval.data.concepts import Concept
+from petzval.data.packages import package
 from petzval.data.palette import OBJECT_COLOURS, name_pixels
 from petzval.data.pictures import Picture
 from petzval.errors import DataError

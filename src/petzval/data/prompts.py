@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path
 
 from petzval.data import english
 from petzval.data.caption_languages import background_phrase, painted_phrase
-from petzval.data.concepts import is_held_out, slug
 from petzval.data.core_names import SHAPES
 from petzval.data.languages import LANGUAGES, MEASURED_LANGUAGES
 from petzval.data.palette import BACKGROUND_COLOURS, OBJECT_COLOURS, contrasting
 from petzval.data.phrases import PHRASES
+from petzval.data.prompt_concepts import (
+    PromptConcept,
+    choice,
+    ordered_concepts,
+    pick_concept,
+    shape_concept,
+)
 from petzval.errors import DataError
 
 SKILLS: tuple[str, ...] = (
@@ -28,27 +31,8 @@ NUM_PER_SKILL: Mapping[str, int] = {
     "single": 84, "background": 42, "colour": 56, "two": 44, "count": 40, "style": 36,
     "position": 45,
 }  # fmt: skip
-_HELD_OUT_EVERY = 4
 _STYLES = ("fluent-3d", "fluent-flat", "noto")
 _RELATIONS = ("left of", "right of", "above", "below")
-_FILE = Path(__file__).with_name("prompt_concepts.json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptConcept:
-    """A plain concept that prompts ask for.
-
-    Attributes:
-        id: concept id.
-        names: by language.
-        held_out: whether no model ever saw a picture of it.
-        silhouette: whether it exists as a silhouette that can be painted.
-    """
-
-    id: str
-    names: Mapping[str, str]
-    held_out: bool
-    silhouette: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,48 +124,6 @@ def _prompts(language: str) -> tuple[EvaluationPrompt, ...]:
     return tuple(prompt for row in zip_longest(*columns) for prompt in row if prompt is not None)
 
 
-@cache
-def prompt_concepts() -> tuple[PromptConcept, ...]:
-    """The concepts that prompts ask for.
-
-    Raises:
-        DataError: the packaged file is damaged.
-    """
-    try:
-        rows = json.loads(_FILE.read_text(encoding="utf-8"))
-        return tuple(PromptConcept(**row) for row in rows)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{_FILE} is damaged: {error}", "install petzval again") from error
-
-
-@cache
-def _ordered(salt: str, held_out: bool, silhouette: bool) -> tuple[PromptConcept, ...]:
-    """Concepts of one side of the split in an order that depends on `salt` only."""
-    usable = [
-        concept for concept in prompt_concepts()
-        if concept.held_out == held_out and (concept.silhouette or not silhouette)
-    ]  # fmt: skip
-    return tuple(sorted(usable, key=lambda concept: _rank(salt, concept.id)))
-
-
-def _rank(salt: str, key: str) -> bytes:
-    return hashlib.sha256(f"petzval prompts:{salt}:{key}".encode()).digest()
-
-
-def _choice(salt: str, number: int, options: Sequence[str]) -> str:
-    """Each option once in every round of len(options) numbers, the rounds shuffled."""
-    rounds, place = divmod(number, len(options))
-    return sorted(options, key=lambda option: _rank(f"{salt}:{rounds}", option))[place]
-
-
-def _concept(salt: str, number: int, *, silhouette: bool = False) -> PromptConcept:
-    """The concept of prompt `number`: every fourth is a held-out one."""
-    held_out = number % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
-    place = number // _HELD_OUT_EVERY if held_out else number - number // _HELD_OUT_EVERY
-    pool = _ordered(salt, held_out, silhouette)
-    return pool[place % len(pool)]
-
-
 def _make(
     skill: str, number: int, language: str, prompt: str, concepts: Sequence[PromptConcept],
     expectation: Expectation,
@@ -214,8 +156,8 @@ def _thing(language: str, concept: PromptConcept) -> str:
 
 
 def _single(number: int, language: str) -> EvaluationPrompt:
-    concept = _concept("single", number)
-    background = _choice("single background", number, list(BACKGROUND_COLOURS))
+    concept = pick_concept("single", number)
+    background = choice("single background", number, list(BACKGROUND_COLOURS))
     ids, names = _expect([concept])
     return _make(
         "single", number, language, _on(language, _thing(language, concept), background), [concept],
@@ -224,8 +166,8 @@ def _single(number: int, language: str) -> EvaluationPrompt:
 
 
 def _background(number: int, language: str) -> EvaluationPrompt:
-    concept = _concept("background", number)
-    background = _choice("background", number, list(BACKGROUND_COLOURS))
+    concept = pick_concept("background", number)
+    background = choice("background", number, list(BACKGROUND_COLOURS))
     ids, names = _expect([concept])
     if language == "en":
         text = f"{_thing(language, concept)}, {background} background"
@@ -240,10 +182,10 @@ def _background(number: int, language: str) -> EvaluationPrompt:
 
 def _colour(number: int, language: str) -> EvaluationPrompt:
     """Two in three are plain shapes, the third is a silhouette."""
-    colour = _choice("colour", number, list(OBJECT_COLOURS))
-    background = _choice("colour background", number, contrasting(colour))
+    colour = choice("colour", number, list(OBJECT_COLOURS))
+    background = choice("colour background", number, contrasting(colour))
     if number % 3 == 2:
-        concept = _concept("colour", number // 3, silhouette=True)
+        concept = pick_concept("colour", number // 3, silhouette=True)
         name = concept.names[language]
         if language == "en":
             subject = english.with_article(f"{colour} {name} silhouette")
@@ -251,7 +193,7 @@ def _colour(number: int, language: str) -> EvaluationPrompt:
             outline = PHRASES[language].silhouette.format(n=name)
             subject = painted_phrase(language, outline, colour)
     else:
-        concept = _shape(_choice("shape", number, list(SHAPES)))
+        concept = shape_concept(choice("shape", number, list(SHAPES)))
         name = concept.names[language]
         if language == "en":
             subject = english.with_article(f"{colour} {name}")
@@ -264,21 +206,13 @@ def _colour(number: int, language: str) -> EvaluationPrompt:
     )  # fmt: skip
 
 
-def _shape(name: str) -> PromptConcept:
-    plain = name.removesuffix(" shape")
-    return PromptConcept(
-        id=slug(name), names={"en": plain, **SHAPES[name]}, held_out=is_held_out(name),
-        silhouette=True,
-    )  # fmt: skip
-
-
 def _two(number: int, language: str) -> EvaluationPrompt:
-    first = _concept("two first", number)
+    first = pick_concept("two first", number)
     # The second one is always a trained concept, and never the first.
-    pool = [c for c in _ordered("two second", False, False) if c.id != first.id]
+    pool = [c for c in ordered_concepts("two second", False, False) if c.id != first.id]
     second = pool[number % len(pool)]
-    relation = _choice("relation", number, _RELATIONS)
-    background = _choice("two background", number, list(BACKGROUND_COLOURS))
+    relation = choice("relation", number, _RELATIONS)
+    background = choice("two background", number, list(BACKGROUND_COLOURS))
     if language == "en":
         said = {"left of": "to the left of", "right of": "to the right of"}.get(relation, relation)
         subject = f"{_thing('en', first)} {said} {_thing('en', second)}"
@@ -298,9 +232,9 @@ def _two(number: int, language: str) -> EvaluationPrompt:
 
 
 def _count(number: int, language: str) -> EvaluationPrompt:
-    concept = _concept("count", number)
+    concept = pick_concept("count", number)
     count = 1 + number % 5
-    background = _choice("count background", number, list(BACKGROUND_COLOURS))
+    background = choice("count background", number, list(BACKGROUND_COLOURS))
     name = concept.names[language]
     subject = (
         english.counted(count, name)
@@ -315,9 +249,9 @@ def _count(number: int, language: str) -> EvaluationPrompt:
 
 
 def _style(number: int, language: str) -> EvaluationPrompt:
-    concept = _concept("style", number)
-    style = _choice("style", number, _STYLES)
-    background = _choice("style background", number, list(BACKGROUND_COLOURS))
+    concept = pick_concept("style", number)
+    style = choice("style", number, _STYLES)
+    background = choice("style background", number, list(BACKGROUND_COLOURS))
     if language == "en":
         drawn = english.with_article(english.STYLES[style][0])
         text = _on("en", f"{drawn} of {_thing('en', concept)}", background)
@@ -335,10 +269,10 @@ def _style(number: int, language: str) -> EvaluationPrompt:
 
 
 def _position(number: int, language: str) -> EvaluationPrompt:
-    concept = _concept("position", number)
-    place = int(_choice("position", number, [str(i) for i in range(9)]))
+    concept = pick_concept("position", number)
+    place = int(choice("position", number, [str(i) for i in range(9)]))
     cell = (place // 3, place % 3)
-    background = _choice("position background", number, list(BACKGROUND_COLOURS))
+    background = choice("position background", number, list(BACKGROUND_COLOURS))
     if language == "en":
         text = _on("en", f"{_thing('en', concept)} {english.PLACES[cell][0]}", background)
     else:

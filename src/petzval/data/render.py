@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from petzval.data.ground_truth import Background, Scene, SceneObject
 from petzval.data.layout import Box
 from petzval.data.palette import OBJECT_COLOURS, RGB
-from petzval.data.scene import Background, Scene, SceneObject
 from petzval.data.sprites import SpriteLibrary
 from petzval.resolution import Resolution
 
