@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class Example(NamedTuple):
     language: str
 
 
+@runtime_checkable
 class SceneSource(Protocol):
     """An endless series of captioned pictures; every answer is a pure function of its arguments."""
 
