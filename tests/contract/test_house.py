@@ -58,29 +58,31 @@ def test_a_file_can_be_read_in_one_sitting() -> None:
     assert not long, "give one of its nouns a file"
 
 
+def _methods(tree: ast.Module) -> list[tuple[str, ast.FunctionDef]]:
+    return [
+        (node.name, member)
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        for member in node.body
+        if isinstance(member, ast.FunctionDef) and not member.name.startswith("_")
+    ]
+
+
 def _undocumented(path: Path) -> list[str]:
     """Public modules, functions, classes and methods without a docstring.
 
-    What a name alone explains needs none: a module's `forward`, a private class's methods, a
-    protocol's or dataclass's dunder.
+    A module's `forward` needs none, nor does a method that another class of the file documents:
+    the protocol or the base that it fills in.
     """
     tree = parsed(path)
     found = [] if ast.get_docstring(tree) else ["the module"]
     for node in tree.body:
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
-            continue
-        if ast.get_docstring(node) is None:
+        named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if named and ast.get_docstring(node) is None:
             found.append(node.name)
-        if isinstance(node, ast.ClassDef):
-            found += [
-                f"{node.name}.{member.name}"
-                for member in node.body
-                if isinstance(member, ast.FunctionDef)
-                and not member.name.startswith("_")
-                and member.name != "forward"
-                and ast.get_docstring(member) is None
-            ]
-    return found
+    methods = _methods(tree)
+    explained = {method.name for _, method in methods if ast.get_docstring(method)} | {"forward"}
+    return found + [f"{owner}.{m.name}" for owner, m in methods if m.name not in explained]
 
 
 def test_every_public_name_is_documented() -> None:
