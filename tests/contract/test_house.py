@@ -77,9 +77,8 @@ def _undocumented(path: Path) -> list[str]:
     tree = parsed(path)
     found = [] if ast.get_docstring(tree) else ["the module"]
     for node in tree.body:
-        named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-        if named and ast.get_docstring(node) is None:
-            found.append(node.name)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found += [] if ast.get_docstring(node) else [node.name]
     methods = _methods(tree)
     explained = {method.name for _, method in methods if ast.get_docstring(method)} | {"forward"}
     return found + [f"{owner}.{m.name}" for owner, m in methods if m.name not in explained]
