@@ -99,7 +99,10 @@ def test_concepts_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert load_concepts(tmp_path / "concepts.jsonl") == {"cat": concept}
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"id": "x"}', '{"id": "x", "keywords": 3}', "null"])
+@pytest.mark.parametrize("line", ["{", "[]", '{"id": "x"}', '{"id": "x", "keywords": 3}', "null",
+     '{"id": "x", "name": "x", "keywords": {}, "group": "g", "held_out": false}',
+     '{"id": "x", "name": "x", "names": {"en": "x"}, "keywords": {}, "group": "g",'
+     ' "held_out": false, "weight": "heavy"}'])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "concepts.jsonl"
     path.write_text(line + "\n")

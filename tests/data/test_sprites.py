@@ -118,6 +118,13 @@ def _swap_lines(folder: Path) -> None:
     path.write_text("".join([lines[1], lines[0], *lines[2:]]))
 
 
+def _stretch_box(folder: Path) -> None:
+    path = folder / "sprites.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    row = json.loads(first) | {"box": [0, 0, 160, 161]}
+    path.write_text(json.dumps(row) + "\n" + "".join(rest))
+
+
 def _forget_concept(folder: Path) -> None:
     path = folder / "concepts.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
@@ -129,6 +136,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "entry gone": (_drop_last_line, "lists 31 pictures, library.json promises 32"),
     "entries gone": (lambda f: (f / "sprites.jsonl").unlink(), "cannot read"),
     "entries swapped": (_swap_lines, "line 1 is not a picture's entry"),
+    "box outside": (_stretch_box, "line 1 is not a picture's entry: box"),
     "entry no JSON": (
         lambda f: (f / "sprites.jsonl").write_text("{\n" * 32), "line 1 is not a picture's entry",
     ),

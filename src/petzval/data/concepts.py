@@ -233,7 +233,10 @@ def load_concepts(path: Path) -> dict[str, Concept]:
         try:
             row = json.loads(line)
             row["keywords"] = {k: tuple(v) for k, v in row["keywords"].items()}
-            concepts[row["id"]] = Concept(**row)
+            concept = Concept(**row)
+            if not concept.names["en"] or not 0 <= float(concept.weight) < 1e6:
+                raise ValueError("no English name, or a weight out of range")
+            concepts[concept.id] = concept
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{path} line {number} is not a concept: {error}",

@@ -246,6 +246,10 @@ def _load_sprites(path: Path) -> list[Sprite]:
             sprite = Sprite(**row)
             if sprite.index != number:
                 raise ValueError(f"index {sprite.index}")
+            top, left, height, width = sprite.box
+            inside = min(top, left) >= 0 and max(top + height, left + width) <= SPRITE_SIZE
+            if not inside or min(height, width) < 1:
+                raise ValueError(f"box {sprite.box}")
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{path} line {number + 1} is not a picture's entry: {error}", _HINT
