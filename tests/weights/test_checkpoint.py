@@ -17,6 +17,7 @@ from petzval.weights.checkpoint import Checkpoint, open_encoder
 from petzval.weights.checkpoint import load_encoder as load_packed
 from petzval.weights.mxfp4 import decode_state
 from petzval.weights.tensors import TensorSource
+from petzval.weights.writing import write_safetensors
 from tests.support import GOLDENS, TINY_CHECKPOINT
 from tests.weights.support import DENOISER_FILE, copy_checkpoint, edit_json, read_parts, write_file
 
@@ -92,7 +93,8 @@ def test_the_identity_names_the_weights(tmp_path: Path) -> None:
     first = Checkpoint.open(TINY_CHECKPOINT).identity
     assert Checkpoint.open(folder).identity == first
     state = load_file(folder / DENOISER_FILE)
-    save_file({key: tensor * 1.001 for key, tensor in state.items()}, folder / DENOISER_FILE)
+    changed = {key: tensor * 1.001 for key, tensor in state.items()}
+    write_safetensors(folder / DENOISER_FILE, changed)
     second = Checkpoint.open(folder).identity
     edit_json(folder / "text_encoder/config.json", sliding_window=9)
     third = Checkpoint.open(folder).identity
@@ -102,7 +104,7 @@ def test_the_identity_names_the_weights(tmp_path: Path) -> None:
 def change_state(folder: Path, name: str, changes: dict[str, Tensor | None]) -> None:
     state: dict[str, Tensor | None] = {**load_file(folder / FILES[name]), **changes}
     kept = {key: tensor for key, tensor in state.items() if tensor is not None}
-    save_file(kept, folder / FILES[name])
+    write_safetensors(folder / FILES[name], kept)  # which may read from the file it replaces
 
 
 DAMAGE: list[tuple[str, dict[str, Tensor | None], str]] = [

@@ -119,7 +119,7 @@ class TensorSource:
             key: a key of `infos`.
             dtype: what floating-point tensors become; None keeps the file's. Integers are kept.
             device: where it goes. On the CPU in the file's own dtype it is a private mapping of
-                the file, not a copy.
+                the file, not a copy: the file may be deleted or replaced, but not written over.
         """
         info = self.infos[key]
         try:

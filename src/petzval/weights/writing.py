@@ -130,7 +130,8 @@ def write_safetensors(
     """One safetensors file, tensor by tensor: no second copy of the whole is held.
 
     Wider types come first and the data starts at a multiple of 64 bytes, so that every tensor is
-    aligned when the file is mapped.
+    aligned when the file is mapped. A file that is there is replaced, not written over: tensors
+    may still be mapped from it, perhaps the very ones that are written.
     """
     order = sorted(state, key=lambda key: (-state[key].element_size(), key))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
@@ -146,14 +147,19 @@ def write_safetensors(
         position = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    with file.open("wb") as opened:
-        opened.write(len(text).to_bytes(8, "little"))
-        opened.write(text)
-        for key in order:
-            flat = state[key].detach().cpu().contiguous().reshape(-1)
-            opened.write(flat.view(torch.uint8).numpy().data)
-        opened.flush()
-        os.fsync(opened.fileno())
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("xb") as opened:
+            opened.write(len(text).to_bytes(8, "little"))
+            opened.write(text)
+            for key in order:
+                flat = state[key].detach().cpu().contiguous().reshape(-1)
+                opened.write(flat.view(torch.uint8).numpy().data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_component(folder: Path, component: Component, max_shard_bytes: int) -> None:
