@@ -30,9 +30,7 @@ def scenes(library: SpriteLibrary, skill: str, num: int = 30) -> list[Scene]:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("skill", SKILL_WEIGHTS)
-def test_english_captions_name_every_thing(
-    library: SpriteLibrary, skill: str, length: str
-) -> None:
+def test_english_captions_name_every_thing(library: SpriteLibrary, skill: str, length: str) -> None:
     for scene in scenes(library, skill):
         text = caption(scene, length=length, seed=3)
         assert text == caption(scene, length=length, seed=3)
@@ -102,9 +100,7 @@ def test_styles_other_than_the_default_are_nearly_always_named(library: SpriteLi
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
-def test_other_languages_name_things_and_backgrounds(
-    library: SpriteLibrary, language: str
-) -> None:
+def test_other_languages_name_things_and_backgrounds(library: SpriteLibrary, language: str) -> None:
     for skill in SKILL_WEIGHTS:
         for scene in scenes(library, skill, 12):
             text = caption(scene, language=language)
@@ -180,9 +176,7 @@ def test_training_captions_mix_lengths(library: SpriteLibrary) -> None:
 
 
 def test_the_canonical_caption_says_only_what_the_prompt_told(library: SpriteLibrary) -> None:
-    scene = next(
-        s for s in scenes(library, "single") if s.background.kind == "plain"
-    )
+    scene = next(s for s in scenes(library, "single") if s.background.kind == "plain")
     colour = scene.background.colours[0]
     assert canonical_caption(scene).endswith(" background")
     assert "background" not in canonical_caption(scene, "a thing")

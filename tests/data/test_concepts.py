@@ -99,10 +99,19 @@ def test_concepts_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert load_concepts(tmp_path / "concepts.jsonl") == {"cat": concept}
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"id": "x"}', '{"id": "x", "keywords": 3}', "null",
-     '{"id": "x", "name": "x", "keywords": {}, "group": "g", "held_out": false}',
-     '{"id": "x", "name": "x", "names": {"en": "x"}, "keywords": {}, "group": "g",'
-     ' "held_out": false, "weight": "heavy"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"id": "x"}',
+        '{"id": "x", "keywords": 3}',
+        "null",
+        '{"id": "x", "name": "x", "keywords": {}, "group": "g", "held_out": false}',
+        '{"id": "x", "name": "x", "names": {"en": "x"}, "keywords": {}, "group": "g",'
+        ' "held_out": false, "weight": "heavy"}',
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "concepts.jsonl"
     path.write_text(line + "\n")
@@ -126,9 +135,7 @@ def test_concepts_are_read_from_the_name_packages(tmp_path: Path) -> None:
         "groups": {"3": "animals-nature"},
         "subgroups": {"34": "animal-mammal", "92": "keycap"},
     }
-    write_archive(
-        tmp_path, "emojibase-data", {"en/data.json": entries, "meta/groups.json": levels}
-    )
+    write_archive(tmp_path, "emojibase-data", {"en/data.json": entries, "meta/groups.json": levels})
     for name, key in (
         ("cldr-annotations-full", "annotations"),
         ("cldr-annotations-derived-full", "annotationsDerived"),

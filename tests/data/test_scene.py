@@ -72,9 +72,7 @@ def test_splits_keep_apart(library: SpriteLibrary, split: str) -> None:
         for thing in sample(library, index, split="train").objects
     }
     held_out = {
-        thing.sprite
-        for index in range(50)
-        for thing in sample(library, index, split=split).objects
+        thing.sprite for index in range(50) for thing in sample(library, index, split=split).objects
     }
     assert trained and held_out and trained.isdisjoint(held_out)
     assert all(library.sprites[index].in_split("train") for index in trained)

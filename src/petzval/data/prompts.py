@@ -95,9 +95,7 @@ def evaluation_prompts(
     """
     for language in languages:
         if language not in LANGUAGES:
-            raise DataError(
-                f"unknown language {language!r}", f"languages: {', '.join(LANGUAGES)}"
-            )
+            raise DataError(f"unknown language {language!r}", f"languages: {', '.join(LANGUAGES)}")
     return [prompt for language in languages for prompt in _prompts(language)]
 
 
