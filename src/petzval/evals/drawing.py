@@ -45,7 +45,7 @@ class PipelinePainter:
     """A loaded model that draws one picture at a time, so that none depends on its company.
 
     Args:
-        size: "HEIGHTxWIDTH", or None for the model's own square.
+        size: "WIDTHxHEIGHT", or None for the model's own square.
         steps, guidance: None takes the model's own.
     """
 

@@ -75,7 +75,7 @@ def evaluate(
         limit: prompts of the first language, None for all; every prefix is a fair mixture.
         limit_others: prompts of each other language, None for all.
         num_images: pictures per prompt, with seeds `seed`, `seed` + 1, ...
-        size: "HEIGHTxWIDTH", or None for the model's own square.
+        size: "WIDTHxHEIGHT", or None for the model's own square.
         steps, guidance: None takes the model's own.
         scorers: folder of trained scorers.
 
