@@ -94,12 +94,12 @@ def test_verify_runs_recorded_cases_with_error_and_limit(
     folder = tmp_path / "goldens"
     folder.mkdir()
     index = json.loads((goldens / "index.json").read_text())
-    index["files"] = ["cfg.safetensors"]
+    index["files"] = {"cfg.safetensors": index["files"]["cfg.safetensors"]}
     (folder / "index.json").write_text(json.dumps(index))
     recorded = load_file(goldens / "cfg.safetensors")
     save_file(recorded, folder / "cfg.safetensors")
     code, out, _ = run("verify", golden_checkpoint, "--goldens", folder, "--no-values")
-    assert code == 0
+    assert code == 0, out
     assert "passed" in out and " of " in out and "cfg" in out
     recorded["g5.0"] += 1
     save_file(recorded, folder / "cfg.safetensors")

@@ -65,12 +65,12 @@ class CaseResult:
         return self.skipped or ("passed" if self.passed else "failed")
 
 
-def judge(name: str, error: float, limit: float, detail: str = "") -> CaseResult:
+def judge(name: str, error: float | int, limit: float | int, detail: str = "") -> CaseResult:
     """A result from a measured error; NaN never passes."""
     return CaseResult(
         name=name,
-        error=math.inf if math.isnan(error) else error,
-        limit=limit,
+        error=math.inf if math.isnan(error) else float(error),
+        limit=float(limit),
         passed=error <= limit,
         detail=detail,
     )
