@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petzval.conditioning.template import DEFAULT_DATE, PREFIX_LENGTH, SUFFIX_LENGTH
+from petzval.conditioning.template import DEFAULT_DATE, SUFFIX_LENGTH
 from petzval.conditioning.tokenizer import PromptTokenizer
+from petzval.errors import RequestError
 from petzval.models.experts import DenseExperts, MixtureOfExperts
 from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder, WeightedNorm
 from petzval.pretrain.scenes import SceneSource
@@ -189,8 +190,11 @@ class LanguageModelObjective:
         if rng.random() >= self.config.random_date_share:
             return DEFAULT_DATE
         day = Date(2024, 1, 1) + timedelta(days=int(rng.integers(365 * 8)))
-        prefix = self.tokenizer.encode("", date=day.isoformat()).ids[:PREFIX_LENGTH]
-        return day.isoformat() if len(prefix) == PREFIX_LENGTH else DEFAULT_DATE
+        try:
+            self.tokenizer.prefix(day.isoformat())
+        except RequestError:  # a date that this vocabulary cuts into more pieces than others
+            return DEFAULT_DATE
+        return day.isoformat()
 
     def collate(self, samples: Sequence[Sample], date: str = DEFAULT_DATE) -> TextBatch:
         """Pad samples and weigh their tokens."""

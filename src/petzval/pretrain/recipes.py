@@ -167,7 +167,7 @@ def mini_vae() -> AutoencoderRecipe:
                 final_fraction=0.02,
             ),
             num_steps=40_000,
-            minutes=16,
+            minutes=16.0,
             autocast="bfloat16",
             ema_decay=0.995,
         ),
@@ -191,7 +191,7 @@ def mini_language_model() -> LanguageModelRecipe:
                 final_fraction=0.02,
             ),
             num_steps=40_000,
-            minutes=18,
+            minutes=18.0,
             ema_decay=0.995,
         ),
     )

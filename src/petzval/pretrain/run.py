@@ -43,7 +43,7 @@ from petzval.pretrain.vae import (
     statistics_images,
 )
 from petzval.resolution import PRESETS
-from petzval.training.checkpoint import load_weights
+from petzval.training.checkpoint import CHECKPOINTS, list_checkpoints, load_weights
 from petzval.training.ema import Ema
 from petzval.training.loop import LoopConfig, Outcome, train
 from petzval.training.optimizer import build_optimizers
@@ -105,7 +105,8 @@ def run(
             run_folder.parent, run_folder, recipe.settings, data_folder=data_folder
         )
     run_folder.mkdir(parents=True, exist_ok=True)
-    _record(run_folder, recipe_name, to_mapping(recipe))
+    session = {"minutes": minutes, "threads": threads, "device": device}
+    _record(run_folder, recipe_name, {"session": session, **to_mapping(recipe)})
     if isinstance(recipe, AutoencoderRecipe):
         _train_autoencoder(recipe, data_folder, run_folder, place, options)
     elif isinstance(recipe, LanguageModelRecipe):
@@ -277,7 +278,13 @@ def _train_denoiser(
     encoder.to(device)
     autoencoder_id = results.fingerprint(beside / recipe.autoencoder)
     previous: Path | None = None
-    for stage in recipe.stages:
+    for number, stage in enumerate(recipe.stages):
+        later = [
+            list_checkpoints(folder / s.name / CHECKPOINTS) for s in recipe.stages[number + 1 :]
+        ]
+        if options.resume and any(later):
+            previous = list_checkpoints(folder / stage.name / CHECKPOINTS)[-1]
+            continue
         torch.manual_seed(recipe.seed)
         model = MMDiT(recipe.model)
         model.initialise()

@@ -12,7 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petzval.data.caption import training_caption
+from petzval.data.corpus import corpus_example
 from petzval.data.languages import LANGUAGES
+from petzval.data.render import render_scene
+from petzval.data.scene import Scene, sample_scene
+from petzval.data.sprites import SpriteLibrary
 from petzval.resolution import Resolution
 
 
@@ -57,9 +62,7 @@ class SpriteScenes:
         self._seed = seed
 
     @cached_property
-    def _library(self):  # noqa: ANN202 - the library's own type, imported where it is opened
-        from petzval.data.sprites import SpriteLibrary
-
+    def _library(self) -> SpriteLibrary:
         return SpriteLibrary.open(self._folder)
 
     @property
@@ -67,24 +70,19 @@ class SpriteScenes:
         """All languages of the corpus."""
         return LANGUAGES
 
-    def _scene(self, index: int, resolution: Resolution):  # noqa: ANN202
-        from petzval.data.scene import sample_scene
-
+    def _scene(self, index: int, resolution: Resolution) -> Scene:
         return sample_scene(self._library, seed=self._seed, index=index, resolution=resolution)
 
     def pixels(self, index: int, resolution: Resolution) -> NDArray[np.uint8]:
-        from petzval.data.render import render_scene
-
+        """The picture of scene `index`."""
         return render_scene(self._library, self._scene(index, resolution))
 
     def caption(self, index: int, resolution: Resolution, variant: int = 0) -> str:
-        from petzval.data.caption import training_caption
-
+        """A caption of scene `index`, its length drawn as well."""
         return training_caption(self._scene(index, resolution), seed=variant)
 
     def example(self, index: int) -> Example:
-        from petzval.data.corpus import corpus_example
-
+        """Example `index` of the corpus."""
         return Example(*corpus_example(self._library, self._seed, index))
 
 

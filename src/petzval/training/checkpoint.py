@@ -27,6 +27,9 @@ from torch import Tensor
 from petzval.errors import TrainingError
 from petzval.training.state import RunState, SpikeGuard
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that holds them."""
+
 _FORMAT = 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,12 @@ from typing import Any, Literal, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from petzval.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from petzval.training.checkpoint import (
+    CHECKPOINTS,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from petzval.training.metrics import MetricsLog
 from petzval.training.objective import BatchT, Objective
 from petzval.training.optimizer import OptimizerConfig, learning_rate_factor, set_learning_rate
@@ -86,13 +92,19 @@ def train(
         folder: of the run; `checkpoints/`, `metrics.jsonl` and `events/` appear in it.
         callbacks: called with the state every `callback_minutes` and at the end; what they return
             goes to the metrics.
-        resume: go on from the newest checkpoint in the folder, if there is one.
+        resume: go on from the newest checkpoint in the folder, if there is one; False deletes
+            what is there and begins anew.
         report: receives one line of progress for each row of metrics.
     """
-    found = list_checkpoints(folder / "checkpoints") if resume else []
+    if not resume:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    found = list_checkpoints(folder / CHECKPOINTS)
     if found:
         load_checkpoint(found[-1], state)
         report(f"resumed at step {state.step} from {found[-1].name}")
+        reason = _finished(state, config)
+        if reason is not None:
+            return Outcome(reason=reason, checkpoint=found[-1])
     metrics = MetricsLog(folder, step=state.step)
     autocast = torch.bfloat16 if config.autocast == "bfloat16" else None
     window: list[StepReport] = []
@@ -122,13 +134,13 @@ def train(
                 report(_line(state.step, row))
                 window, logged_at = [], state.seconds
             if state.seconds - saved_at >= config.save_minutes * 60:
-                save_checkpoint(folder / "checkpoints", state, keep=config.keep)
+                save_checkpoint(folder / CHECKPOINTS, state, keep=config.keep)
                 saved_at = state.seconds
             if state.seconds - shown_at >= config.callback_minutes * 60:
                 _show(callbacks, state, metrics)
                 shown_at = state.seconds
         interrupted = stop.is_set()
-    checkpoint = save_checkpoint(folder / "checkpoints", state, keep=config.keep)
+    checkpoint = save_checkpoint(folder / CHECKPOINTS, state, keep=config.keep)
     if not interrupted:
         _show(callbacks, state, metrics)
     metrics.close()

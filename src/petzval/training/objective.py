@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class Loss:
     num_tokens: int = 0
 
 
+@runtime_checkable
 class Objective(Protocol[BatchT]):
     """A source of batches and the loss on them.
 

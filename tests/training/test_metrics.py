@@ -1,0 +1,61 @@
+"""Rows that survive crashes, and pictures that can be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from petzval.training import metrics
+from petzval.training.metrics import MetricsLog, read_metrics
+from petzval.training.pictures import grid, save_grid
+
+
+def test_rows_of_a_future_are_dropped_on_resuming(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, events=False)
+    for step in (10, 20, 30):
+        log.write(step, {"loss": step / 10})
+    log.close()
+    with log.path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    MetricsLog(tmp_path, step=20, events=False).write(21, {"loss": 9.0})
+    assert read_metrics(log.path) == [
+        {"step": 10, "loss": 1.0},
+        {"step": 20, "loss": 2.0},
+        {"step": 21, "loss": 9.0},
+    ]
+
+
+class Recorder:
+    """Stands in for an event writer."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        self.rows.append((tag, scalar_value, global_step))
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_events_get_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(metrics, "_open_events", lambda folder, step: recorder)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    MetricsLog(tmp_path).write(3, {"loss": 0.5})
+    assert recorder.rows == [("loss", 0.5, 3)]
+
+
+def test_a_grid_of_pictures_of_several_sizes(tmp_path: Path) -> None:
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 16, 16)
+    blue = torch.tensor([-1.0, -1.0, 2.0])[:, None, None].expand(3, 8, 24)
+    picture = grid([red, blue, red], 2, gap=4)
+    assert picture.size == (2 * 28 + 4, 2 * 20 + 4)
+    assert picture.getpixel((12, 12)) == (255, 0, 0)
+    assert picture.getpixel((44, 12)) == (0, 0, 255)
+    save_grid(tmp_path / "grids" / "a.png", [red], 1)
+    with Image.open(tmp_path / "grids" / "a.png") as stored:
+        assert stored.size == (24, 24)

@@ -1,0 +1,68 @@
+"""One step: clipped, guarded, counted."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from petzval.training.optimizer import OptimizerConfig
+from petzval.training.state import SpikeGuard
+from petzval.training.step import training_step
+from tests.training.toy import LinearObjective, toy_state
+
+
+def test_a_step_lowers_the_loss_and_counts() -> None:
+    state = toy_state(OptimizerConfig(learning_rate=0.05))
+    objective = LinearObjective(state.model)
+    reports = [
+        training_step(objective, objective.batch(0), state, max_grad_norm=1.0) for _ in range(30)
+    ]
+    assert reports[-1].loss < reports[0].loss
+    assert reports[0].parts["error"] == pytest.approx(reports[0].loss)
+    assert (state.step, state.num_items, state.num_tokens) == (30, 480, 1920)
+    assert state.ema is not None and state.ema.num_updates == 30
+
+
+def test_a_poisoned_batch_is_skipped_and_the_run_goes_on() -> None:
+    state = toy_state(OptimizerConfig(learning_rate=0.05))
+    objective = LinearObjective(state.model, poisoned=1)
+    training_step(objective, objective.batch(0), state, max_grad_norm=1.0)
+    before = copy.deepcopy(state.model.state_dict())
+    report = training_step(objective, objective.batch(1), state, max_grad_norm=1.0)
+    assert report.skipped and state.guard.num_skipped == 1 and state.step == 2
+    assert all(torch.equal(before[k], v) for k, v in state.model.state_dict().items())
+    report = training_step(objective, objective.batch(2), state, max_grad_norm=1.0)
+    assert not report.skipped and report.loss < 10
+
+
+def test_gradients_are_clipped() -> None:
+    state = toy_state(OptimizerConfig())
+    objective = LinearObjective(state.model)
+    report = training_step(objective, objective.batch(0), state, max_grad_norm=1e-3)
+    norms = [p.grad.norm() for p in state.model.parameters() if p.grad is not None]
+    assert report.grad_norm > 1e-2
+    assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_spikes_are_refused_after_the_warm_up_only() -> None:
+    guard = SpikeGuard(factor=5.0, warmup=10)
+    assert all(guard.accepts(norm) for norm in [50.0, *[1.0] * 30])
+    assert guard.average == pytest.approx(1.0, abs=0.6)
+    assert not guard.accepts(1000.0)
+    assert guard.accepts(1.5)
+    assert (guard.num_skipped, guard.num_accepted) == (1, 32)
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_non_finite_norms_are_never_taken(norm: float) -> None:
+    guard = SpikeGuard(warmup=10**9)
+    assert not guard.accepts(norm)
+    assert guard.num_in_a_row == 1
+
+
+def test_a_norm_that_has_moved_for_good_is_taken_in_the_end() -> None:
+    guard = SpikeGuard(factor=5.0, warmup=1, patience=3)
+    assert guard.accepts(1.0) and guard.accepts(1.0)
+    assert [guard.accepts(100.0) for _ in range(5)] == [False, False, False, True, True]
