@@ -167,7 +167,7 @@ def mini_vae() -> AutoencoderRecipe:
                 final_fraction=0.02,
             ),
             num_steps=40_000,
-            minutes=16.0,
+            minutes=11.0,
             autocast="bfloat16",
             ema_decay=0.995,
         ),
@@ -198,11 +198,11 @@ def mini_language_model() -> LanguageModelRecipe:
 
 
 def mini_latents() -> LatentsRecipe:
-    """60 K scenes at 128² area, then 12 K at 256² area."""
+    """28,672 scenes at 128² area, then 6,144 at 256² area, four captions each."""
     return LatentsRecipe(
         parts=(
-            CacheConfig(base=128, num_shards=118, shard_size=512),
-            CacheConfig(base=256, num_shards=48, shard_size=256, seed=1),
+            CacheConfig(base=128, num_shards=56, shard_size=512),
+            CacheConfig(base=256, num_shards=24, shard_size=256, seed=1),
         )
     )
 
@@ -223,9 +223,9 @@ def mini_denoiser() -> DenoiserRecipe:
                 name="low",
                 objective=DenoiserConfig(bases=(128,), base_shares=(1.0,), batch_tokens=4096),
                 loop=LoopConfig(
-                    optimizer=optimizer, num_steps=100_000, autocast="bfloat16", ema_decay=0.998
+                    optimizer=optimizer, num_steps=100_000, autocast="bfloat16", ema_decay=0.995
                 ),
-                minutes_share=0.62,
+                minutes_share=0.55,
             ),
             DenoiserStage(
                 name="mixed",
@@ -245,9 +245,9 @@ def mini_denoiser() -> DenoiserRecipe:
                     ),
                     num_steps=100_000,
                     autocast="bfloat16",
-                    ema_decay=0.998,
+                    ema_decay=0.995,
                 ),
-                minutes_share=0.38,
+                minutes_share=0.45,
             ),
         ),
     )

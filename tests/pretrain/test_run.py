@@ -1,0 +1,134 @@
+"""The whole road on toys: train, resume, export, draw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from petzval.config import from_mapping, to_mapping
+from petzval.errors import ConfigError, TrainingError
+from petzval.pretrain import results
+from petzval.pretrain.export import ExportConfig, export_checkpoint
+from petzval.pretrain.recipes import RECIPES, recipe_by_name
+from petzval.pretrain.run import run
+from petzval.training.metrics import read_metrics
+from petzval.weights.checkpoint import Checkpoint
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_are_values_that_json_can_hold(name: str) -> None:
+    recipe = recipe_by_name(name)
+    stored = json.loads(json.dumps(to_mapping(recipe)))
+    assert from_mapping(type(recipe), stored, where=name) == recipe
+    with pytest.raises(ConfigError, match="unknown setting 'learning'"):
+        from_mapping(type(recipe), {**stored, "learning": 1}, where=name)
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="mini_huge") as caught:
+        recipe_by_name("mini_huge")
+    assert "mini_denoiser" in caught.value.hint
+
+
+def test_runs_leave_results_logs_and_pictures(smoke_runs: Path) -> None:
+    for part in ("vae", "language_model", "denoiser"):
+        assert results.has_result(smoke_runs / part)
+        assert (
+            json.loads((smoke_runs / part / "recipe.json").read_text())["recipe"] == f"smoke_{part}"
+        )
+    assert len(list((smoke_runs / "vae" / "grids").glob("*.png"))) == 1
+    names = {path.name.split("-")[0] for path in (smoke_runs / "denoiser" / "grids").glob("*.png")}
+    assert names == {"low", "mixed"}
+    rows = read_metrics(smoke_runs / "language_model" / "metrics.jsonl")
+    assert {"final_turn_en", "final_turn_es"} <= rows[-1].keys()
+
+
+def test_the_second_stage_starts_from_the_first(smoke_runs: Path) -> None:
+    low = load_file(
+        sorted((smoke_runs / "denoiser/low/checkpoints").iterdir())[-1] / "model.safetensors"
+    )
+    mixed = load_file(
+        sorted((smoke_runs / "denoiser/mixed/checkpoints").iterdir())[-1] / "model.safetensors"
+    )
+    change = torch.cat([(low[k] - mixed[k]).flatten() for k in low]).abs().mean()
+    torch.manual_seed(recipe_by_name("smoke_denoiser").seed)  # type: ignore[union-attr]
+    assert 0 < float(change) < 0.02
+
+
+def test_running_again_changes_nothing(smoke_runs: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(smoke_runs, runs)
+    before = results.fingerprint(runs / "denoiser")
+    lines: list[str] = []
+    run("smoke_denoiser", data_folder=tmp_path, run_folder=runs / "denoiser", report=lines.append)
+    assert results.fingerprint(runs / "denoiser") == before
+    assert any(line.startswith("resumed at step 4") for line in lines)
+    assert not any(line.startswith("step ") for line in lines)
+
+
+def test_what_is_missing_is_named(tmp_path: Path, golden_checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match="no finished network") as caught:
+        run(
+            "smoke_denoiser",
+            data_folder=tmp_path,
+            run_folder=tmp_path / "denoiser",
+            tokenizer_folder=golden_checkpoint / "tokenizer",
+        )
+    assert "petzval pretrain" in caught.value.hint
+
+
+def test_the_export_is_a_checkpoint_with_its_history(smoke_runs: Path) -> None:
+    folder = smoke_runs / "export"
+    checkpoint = Checkpoint.open(folder)
+    trained = results.load_denoiser(smoke_runs / "denoiser").state_dict()
+    exported = checkpoint.load_denoiser(torch.float32).state_dict()
+    assert trained.keys() == exported.keys()
+    assert all(torch.equal(trained[k].bfloat16().float(), exported[k]) for k in trained)
+    bn = results.load_autoencoder(smoke_runs / "vae").bn
+    assert torch.equal(checkpoint.load_vae().bn.running_var, bn.running_var)
+    assert json.loads((folder / "petzval.json").read_text()) == {
+        "name": "smoke", "steps": 2, "guidance": 3.0, "base": 128,
+    }  # fmt: skip
+    recorded = {p.relative_to(folder).as_posix() for p in (folder / "training").rglob("*.json*")}
+    assert {"training/vae/recipe.json", "training/denoiser/low/metrics.jsonl"} <= recorded
+
+
+def test_large_networks_are_split_and_extra_files_go_along(
+    smoke_runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "NOTICE").write_text("thanks")
+    out = export_checkpoint(
+        smoke_runs,
+        tmp_path / "out",
+        ExportConfig(),
+        data_folder=tmp_path / "data",
+        extra_files={"README.md": "a card"},
+        max_shard_bytes=50_000,
+    )
+    shards = list((out / "transformer").glob("*.safetensors"))
+    assert len(shards) > 1 and max(path.stat().st_size for path in shards) < 120_000
+    assert (out / "README.md").read_text() == "a card"
+    assert (out / "NOTICE").read_text() == "thanks"
+    Checkpoint.open(out)
+
+
+def test_a_tokenizer_of_another_size_is_refused(smoke_runs: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(smoke_runs, runs)
+    config = json.loads((runs / "language_model/result/config.json").read_text())
+    weights = runs / "language_model/result/model.safetensors"
+    from safetensors.torch import save_file
+
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:-1].clone()
+    save_file(tensors, weights)
+    config["vocab_size"] -= 1
+    (runs / "language_model/result/config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainingError, match="ids"):
+        export_checkpoint(runs, tmp_path / "out", ExportConfig())
