@@ -21,7 +21,7 @@ def pretrain(
         typer.Option("--out", help="Folder of the run. [default: build/runs/PART]"),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Folder of tokenizer.json. [default: DATA/tokenizer]")
+        Path | None, typer.Option(help="Folder of tokenizer.json. [default: tokenizer beside OUT]")
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew in place of going on with the run.")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from petzval.models.latents import normalise, patchify
 from petzval.models.vae import Autoencoder
 from petzval.pretrain.scenes import SceneSource, to_tensor
 from petzval.resolution import PRESETS, Resolution
+from petzval.training.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,12 +140,13 @@ def write_shard(
 
 def list_shards(folder: Path) -> list[Shard]:
     """Finished shards in order of their names."""
-    shards: list[Shard] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        base, _, grid = path.stem.split("-")
-        rows, columns = grid.split("x")
-        shards.append(Shard(name=path.name, base=int(base), grid=(int(rows), int(columns))))
-    return shards
+    return [_shard(path.name) for path in sorted(folder.glob("[0-9]*-*-*x*.safetensors"))]
+
+
+def _shard(name: str) -> Shard:
+    base, _, grid = name.removesuffix(".safetensors").split("-")
+    rows, columns = grid.split("x")
+    return Shard(name=name, base=int(base), grid=(int(rows), int(columns)))
 
 
 class LatentPool:
@@ -170,10 +172,8 @@ class LatentPool:
         self._autoencoder_id = autoencoder_id
         self._known: dict[int, tuple[str, ...]] = {}
         self._checked: set[str] = set()
-        if ledger.exists():
-            for line in ledger.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                self._known[int(row["period"])] = tuple(row["shards"])
+        for row in read_metrics(ledger):
+            self._known[int(row["period"])] = tuple(row["shards"])
 
     def shards(self, step: int) -> list[Shard]:
         """The shards that this step draws from."""
@@ -231,12 +231,6 @@ class LatentPool:
             yield shard.latents[row], shard.caption(row, int(rng.integers(shard.num_captions)))
 
 
-def _shard(name: str) -> Shard:
-    base, _, grid = name.removesuffix(".safetensors").split("-")
-    rows, columns = grid.split("x")
-    return Shard(name=name, base=int(base), grid=(int(rows), int(columns)))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _OpenShard:
     """Memory-mapped content of one shard."""
@@ -257,9 +251,14 @@ class _OpenShard:
 
 @lru_cache(maxsize=4096)
 def _open_shard(path: str) -> _OpenShard:
-    with safe_open(path, "pt") as file:
-        return _OpenShard(
-            latents=file.get_tensor("latents"),
-            captions=file.get_tensor("captions"),
-            offsets=file.get_tensor("offsets"),
-        )
+    try:
+        with safe_open(path, "pt") as file:
+            return _OpenShard(
+                latents=file.get_tensor("latents"),
+                captions=file.get_tensor("captions"),
+                offsets=file.get_tensor("offsets"),
+            )
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"cannot read the shard {path}: {error}", "make it again: petzval pretrain mini_latents"
+        ) from error

@@ -227,12 +227,13 @@ def _stop_signal() -> Generator[threading.Event]:
 def _summary(
     window: Sequence[StepReport], seconds: float, rate: float, state: RunState
 ) -> dict[str, float]:
-    """Means over the steps since the last row, rates per second, counters."""
+    """Means over the updates since the last row, rates per second, counters."""
     count = len(window)
-    names = sorted({name for report in window for name in report.parts})
+    taken = [report for report in window if not report.skipped] or window
+    names = sorted({name for report in taken for name in report.parts})
     row = {
-        "loss": sum(report.loss for report in window) / count,
-        "grad_norm": sum(report.grad_norm for report in window) / count,
+        "loss": sum(report.loss for report in taken) / len(taken),
+        "grad_norm": sum(report.grad_norm for report in taken) / len(taken),
         "learning_rate": rate,
         "images_per_second": sum(report.num_items for report in window) / max(seconds, 1e-9),
         "tokens_per_second": sum(report.num_tokens for report in window) / max(seconds, 1e-9),
@@ -242,7 +243,7 @@ def _summary(
         "num_skipped": float(state.guard.num_skipped),
     }
     for name in names:
-        values = [report.parts[name] for report in window if name in report.parts]
+        values = [report.parts[name] for report in taken if name in report.parts]
         row[name] = sum(values) / len(values)
     return row
 

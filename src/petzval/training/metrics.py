@@ -19,7 +19,7 @@ class _EventWriter(Protocol):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics file, oldest first; a line cut short by a crash is left out."""
+    """Rows of a JSON-lines file, oldest first; a line cut short by a crash is left out."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
