@@ -12,7 +12,7 @@ import typer
 
 from petzval.cli.console import print_json
 
-_PACKAGES = ("torch", "safetensors", "tokenizers", "numpy", "pillow", "huggingface_hub")
+_PACKAGES = ("torch", "safetensors", "tokenizers", "numpy", "pillow", "typer", "rich")
 
 
 def doctor(

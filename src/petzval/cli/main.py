@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build(words: Sequence[str] = ()) -> typer.Typer:
     """The menu, with the command that `words` name loaded and the others as summaries."""
+    asked = next((word for word in words if not word.startswith("-")), None)
+    # An option of the menu that is not given makes typer import pydantic, a tenth of a second; so
+    # the menu has options only where the command is not the first word.
+    has_options = asked is None or words[0] != asked
     app = typer.Typer(
         help="Draw pictures from words with the Lens family of models.",
         epilog=EXIT_CODES,
@@ -61,10 +65,10 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
+        add_help_option=has_options,
         context_settings=_SETTINGS,
     )
-    app.callback()(_options)
-    asked = next((word for word in words if not word.startswith("-")), None)
+    app.callback()(_options if has_options else _summary_only)
     for name, summary in COMMANDS.items():
         if name == asked:
             _load(app, name, summary)
