@@ -36,7 +36,7 @@ from petzval.inference.goldens.folder import GoldenFolder, Subject
 from petzval.inference.goldens.pictures import check_pictures
 from petzval.inference.goldens.text import check_rewriting, check_tokenizer
 
-__all__ = ["CaseResult", "iterate_goldens", "run_goldens"]
+__all__ = ["CaseResult", "compare", "iterate_goldens", "run_goldens"]
 
 Check: TypeAlias = Callable[[GoldenFolder, Subject], Iterator[CaseResult]]
 
@@ -89,7 +89,11 @@ def iterate_goldens(
 ) -> Iterator[CaseResult]:
     """The same, each result as soon as it is known."""
     golden = GoldenFolder(goldens_folder)
-    subject = Subject.load(checkpoint_folder)
+    yield from compare(golden, Subject.load(checkpoint_folder))
+
+
+def compare(golden: GoldenFolder, subject: Subject) -> Iterator[CaseResult]:
+    """The same with the folder open and the networks loaded."""
     for name, check in _CHECKS:
         if golden.has(name):
             yield from _guarded(name, check, golden, subject)

@@ -67,7 +67,7 @@ def check_states(golden: GoldenFolder, subject: Subject) -> Iterator[CaseResult]
     if case is None:
         yield fault("dit_blocks", "no case of dit.safetensors has this output")
         return
-    states = _record(subject.denoiser, calls, case)
+    states = record_states(subject.denoiser, calls, case)
     for key in stored.keys:
         if key not in states:
             yield unchecked(f"dit_blocks/{key}", "no such state here")
@@ -80,7 +80,7 @@ def _same(output: Tensor, stored: GoldenFile) -> bool:
     return output.shape == expected.shape and torch.equal(output, expected)
 
 
-def _record(denoiser: MMDiT, calls: GoldenFile, case: str) -> dict[str, Tensor]:
+def record_states(denoiser: MMDiT, calls: GoldenFile, case: str) -> dict[str, Tensor]:
     """Run one case and keep what flows through: names as in the golden file."""
     features = calls.numbered(f"{case}.text_features")
     sigma, mask = calls[f"{case}.timestep"], calls[f"{case}.text_mask"].bool()
