@@ -56,7 +56,6 @@ def test_the_second_stage_starts_from_the_first(smoke_runs: Path) -> None:
         sorted((smoke_runs / "denoiser/mixed/checkpoints").iterdir())[-1] / "model.safetensors"
     )
     change = torch.cat([(low[k] - mixed[k]).flatten() for k in low]).abs().mean()
-    torch.manual_seed(recipe_by_name("smoke_denoiser").seed)  # type: ignore[union-attr]
     assert 0 < float(change) < 0.02
 
 
@@ -132,3 +131,46 @@ def test_a_tokenizer_of_another_size_is_refused(smoke_runs: Path, tmp_path: Path
     (runs / "language_model/result/config.json").write_text(json.dumps(config))
     with pytest.raises(TrainingError, match="ids"):
         export_checkpoint(runs, tmp_path / "out", ExportConfig())
+
+
+def test_training_can_go_on_from_an_exported_checkpoint(smoke_runs: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for part in ("vae", "language_model", "latents", "tokenizer"):
+        shutil.copytree(smoke_runs / part, runs / part)
+    run(
+        "smoke_denoiser",
+        data_folder=tmp_path,
+        run_folder=runs / "denoiser",
+        start=smoke_runs / "export",
+        report=lambda line: None,
+    )
+    exported = Checkpoint.open(smoke_runs / "export").load_denoiser(torch.float32).state_dict()
+    begun = load_file(_last(runs / "denoiser" / "low"))
+    fresh = load_file(_last(smoke_runs / "denoiser" / "low"))
+    name = "proj_out.weight"
+    assert (begun[name] - exported[name]).abs().mean() < (fresh[name] - exported[name]).abs().mean()
+
+
+def _last(run_folder: Path) -> Path:
+    return sorted((run_folder / "checkpoints").iterdir())[-1] / "model.safetensors"
+
+
+def test_a_start_that_does_not_fit_is_refused(
+    smoke_runs: Path, golden_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="another size"):
+        run(
+            "smoke_denoiser",
+            data_folder=tmp_path,
+            run_folder=smoke_runs / "other_denoiser",
+            start=golden_checkpoint,
+            report=lambda line: None,
+        )
+    with pytest.raises(TrainingError, match="trains no denoiser"):
+        run(
+            "smoke_vae",
+            data_folder=tmp_path,
+            run_folder=tmp_path / "vae",
+            start=golden_checkpoint,
+            report=lambda line: None,
+        )

@@ -29,6 +29,10 @@ def pretrain(
     minutes: Annotated[
         float | None, typer.Option(help="Time of the whole run. [default: the recipe's]", min=0)
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder whose denoiser mini_denoiser begins with."),
+    ] = None,
     shards: Annotated[
         str | None, typer.Option(help="FIRST:STOP, a part of a latents recipe's shards.")
     ] = None,
@@ -62,6 +66,7 @@ def pretrain(
         device=str(choose_device(device)),
         shards=part,
         num_workers=workers,
+        start=start,
         report=lambda line: console.print(line, markup=False),
     )
     print(folder)

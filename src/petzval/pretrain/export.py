@@ -23,6 +23,7 @@ import torch
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import TrainingError
 from petzval.pretrain import results
+from petzval.pretrain.card import model_card
 from petzval.training.metrics import read_metrics
 from petzval.weights.writing import Component, save_checkpoint
 
@@ -67,7 +68,7 @@ def export_checkpoint(
         out_folder: the checkpoint.
         config: names of the runs, default settings.
         data_folder: its NOTICE and licences.json go along.
-        extra_files: further text files by relative name, such as a card.
+        extra_files: further text files by relative name; a README.md replaces the card.
         max_shard_bytes: larger networks are split.
 
     Raises:
@@ -92,8 +93,17 @@ def export_checkpoint(
         config=text_encoder.config,
         state={**text_encoder.state, "model.norm.weight": norm.bfloat16()},
     )
-    files = {**training_record(runs_folder, config), **(extra_files or {})}
-    files["petzval.json"] = _settings(config)
+    settings = {
+        "name": config.name,
+        "steps": config.steps,
+        "guidance": config.guidance,
+        "base": config.base,
+    }
+    networks = {"denoiser": denoiser, "text encoder": encoder, "autoencoder": autoencoder}
+    chain = (config.tokenizer, config.autoencoder, config.encoder, config.latents, config.denoiser)
+    card = model_card(settings, networks, [runs_folder / run for run in chain], data_folder)
+    files = {"README.md": card, **training_record(runs_folder, config), **(extra_files or {})}
+    files["petzval.json"] = json.dumps(settings, indent=2) + "\n"
     for name in ("NOTICE", "licences.json"):
         if data_folder is not None and (data_folder / name).is_file():
             files.setdefault(name, (data_folder / name).read_text(encoding="utf-8"))
@@ -137,13 +147,3 @@ def _thin(path: Path) -> str:
 
 def _rounded(row: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.5g}") for name, value in row.items()}
-
-
-def _settings(config: ExportConfig) -> str:
-    settings = {
-        "name": config.name,
-        "steps": config.steps,
-        "guidance": config.guidance,
-        "base": config.base,
-    }
-    return json.dumps(settings, indent=2) + "\n"

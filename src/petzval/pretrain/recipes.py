@@ -225,17 +225,17 @@ def mini_denoiser() -> DenoiserRecipe:
                 loop=LoopConfig(
                     optimizer=optimizer, num_steps=100_000, autocast="bfloat16", ema_decay=0.995
                 ),
-                minutes_share=0.55,
+                minutes_share=0.525,
             ),
             DenoiserStage(
                 name="mixed",
                 objective=DenoiserConfig(
-                    bases=(128, 256), base_shares=(0.25, 0.75), batch_tokens=6144, seed=1
+                    bases=(128, 256), base_shares=(0.25, 0.75), batch_tokens=2048, seed=1
                 ),
                 loop=LoopConfig(
                     optimizer=OptimizerConfig(
                         kind="muon",
-                        learning_rate=1.5e-3,
+                        learning_rate=1.2e-3,
                         betas=(0.9, 0.98),
                         weight_decay=0.02,
                         warmup_steps=50,
@@ -247,7 +247,7 @@ def mini_denoiser() -> DenoiserRecipe:
                     autocast="bfloat16",
                     ema_decay=0.995,
                 ),
-                minutes_share=0.45,
+                minutes_share=0.475,
             ),
         ),
     )

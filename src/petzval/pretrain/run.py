@@ -11,10 +11,12 @@ import torch
 
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import to_mapping
+from petzval.errors import TrainingError
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
 from petzval.pretrain.cache import LatentPool, missing_shards, write_shard
+from petzval.pretrain.card import machine
 from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.export import export_checkpoint
 from petzval.pretrain.language_model import (
@@ -49,6 +51,7 @@ from petzval.training.loop import LoopConfig, Outcome, train
 from petzval.training.optimizer import build_optimizers
 from petzval.training.pictures import save_grid
 from petzval.training.state import RunState
+from petzval.weights.checkpoint import Checkpoint
 
 Report = Callable[[str], None]
 HELD_BACK = 10**9
@@ -67,6 +70,7 @@ def run(
     device: str = "cpu",
     shards: tuple[int, int] | None = None,
     num_workers: int | None = None,
+    start: Path | None = None,
     report: Report = print,
 ) -> Path:
     """Run a recipe to its end, or to the end of its time.
@@ -82,15 +86,22 @@ def run(
         device: "cpu", or "cuda" for one GPU.
         shards: (first, stop) limits a latents recipe to a part of its shards.
         num_workers: processes that make batches; overrides the recipe's.
+        start: a checkpoint folder in the published layout whose denoiser a denoiser recipe begins
+            with, in place of random weights. Averages and optimizer are fresh.
         report: receives lines of progress.
 
     Returns:
         The run folder.
 
     Raises:
-        TrainingError: something the recipe needs is missing.
+        TrainingError: something the recipe needs is missing, or `start` does not fit it.
     """
     recipe = recipe_by_name(recipe_name)
+    if start is not None and not isinstance(recipe, DenoiserRecipe):
+        raise TrainingError(
+            f"{recipe_name} trains no denoiser and cannot start from a checkpoint",
+            "start is for denoiser recipes, such as mini_denoiser",
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device)
@@ -105,7 +116,13 @@ def run(
             run_folder.parent, run_folder, recipe.settings, data_folder=data_folder
         )
     run_folder.mkdir(parents=True, exist_ok=True)
-    session = {"minutes": minutes, "threads": threads, "device": device}
+    session = {
+        "minutes": minutes,
+        "threads": threads,
+        "device": device,
+        "machine": machine(),
+        "start": None if start is None else str(start),
+    }
     _record(run_folder, recipe_name, {"session": session, **to_mapping(recipe)})
     if isinstance(recipe, AutoencoderRecipe):
         _train_autoencoder(recipe, data_folder, run_folder, place, options)
@@ -116,7 +133,7 @@ def run(
     elif isinstance(recipe, LatentsRecipe):
         _make_latents(recipe, data_folder, run_folder, place, shards, report)
     else:
-        _train_denoiser(recipe, run_folder, PromptTokenizer(tokenizer), place, options)
+        _train_denoiser(recipe, run_folder, PromptTokenizer(tokenizer), place, start, options)
     return run_folder
 
 
@@ -270,6 +287,7 @@ def _train_denoiser(
     folder: Path,
     tokenizer: PromptTokenizer,
     device: torch.device,
+    start: Path | None,
     options: _Options,
 ) -> None:
     beside = folder.parent
@@ -288,6 +306,8 @@ def _train_denoiser(
         torch.manual_seed(recipe.seed)
         model = MMDiT(recipe.model)
         model.initialise()
+        if start is not None:
+            _take_weights(model, start)
         model.to(device)
         stage_folder = folder / stage.name
         loop = options.apply(stage.loop, stage.minutes_share)
@@ -309,6 +329,19 @@ def _train_denoiser(
         with state.ema.applied_to(model):
             results.save_result(folder, model, recipe.model)
         options.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _take_weights(model: MMDiT, start: Path) -> None:
+    """Begin with the denoiser of a checkpoint in the published layout, of any float type."""
+    checkpoint = Checkpoint.open(start)
+    # `inner_dim` is written for other programs and decides nothing.
+    if dataclasses.replace(checkpoint.denoiser_config, inner_dim=None) != model.config:
+        raise TrainingError(
+            f"the denoiser of {start} has another size than the recipe's: "
+            f"{checkpoint.denoiser_config}",
+            "use a recipe for that size",
+        )
+    model.load_state_dict(checkpoint.load_denoiser(torch.float32).state_dict())
 
 
 def _train_stage(
