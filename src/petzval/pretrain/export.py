@@ -145,5 +145,5 @@ def _thin(path: Path) -> str:
     return "".join(json.dumps(_rounded(row)) + "\n" for row in chosen)
 
 
-def _rounded(row: Mapping[str, float]) -> dict[str, float]:
+def _rounded(row: Mapping[str, float | int]) -> dict[str, float | int]:
     return {name: float(f"{value:.5g}") for name, value in row.items()}

@@ -79,7 +79,7 @@ def run(
         recipe_name: one of `recipes.RECIPES`.
         data_folder: written by `petzval data build`; toy recipes never open it.
         run_folder: of this run. A denoiser finds the runs it needs beside it.
-        tokenizer_folder: `tokenizer.json` of the small vocabulary; `data_folder/tokenizer` if None.
+        tokenizer_folder: of `tokenizer.json`; `tokenizer` beside the run folder if None.
         resume: go on from the last state in the folder.
         minutes: overrides the recipe's; the total over all sessions of the run.
         threads: of arithmetic; None leaves torch's choice.
@@ -105,7 +105,7 @@ def run(
     if threads is not None:
         torch.set_num_threads(threads)
     place = torch.device(device)
-    tokenizer = tokenizer_folder or data_folder / "tokenizer"
+    tokenizer = tokenizer_folder or run_folder.parent / "tokenizer"
     options = _Options(minutes=minutes, resume=resume, num_workers=num_workers, report=report)
     if isinstance(recipe, TokenizerRecipe):
         built = build_mini_tokenizer(data_folder, run_folder, num_ids=recipe.num_ids)
