@@ -105,6 +105,7 @@ def test_verify_runs_recorded_cases_with_error_and_limit(
     save_file(recorded, folder / "cfg.safetensors")
     code, out, _ = run("verify", golden_checkpoint, "--goldens", folder, "--no-values", "--json")
     assert code == 1
+    assert "Infinity" not in out
     failed = [row for row in json.loads(out)["goldens"] if row["status"] == "failed"]
     assert [("g5.0" in row["name"], row["error"] > row["limit"]) for row in failed] == [
         (True, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,12 @@ def verify(
     cases = [] if goldens is None else list(_run(goldens, folder, quiet=json))
     if json:
         document = to_mapping(report) | {"passed": report.passed}
-        rows = [to_mapping(case) | {"status": case.status} for case in cases]
+        # JSON has no infinity: an error without a number is null.
+        rows = [
+            to_mapping(case)
+            | {"status": case.status, "error": case.error if isfinite(case.error) else None}
+            for case in cases
+        ]
         print_json(document | ({} if goldens is None else {"goldens": rows}))
     if not report.passed or any(case.status == "failed" for case in cases):
         raise typer.Exit(1)
