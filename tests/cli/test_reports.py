@@ -105,11 +105,23 @@ def test_verify_runs_recorded_cases_with_error_and_limit(
     save_file(recorded, folder / "cfg.safetensors")
     code, out, _ = run("verify", golden_checkpoint, "--goldens", folder, "--no-values", "--json")
     assert code == 1
-    assert "Infinity" not in out
     failed = [row for row in json.loads(out)["goldens"] if row["status"] == "failed"]
     assert [("g5.0" in row["name"], row["error"] > row["limit"]) for row in failed] == [
         (True, True)
     ]
+
+
+def test_an_error_without_a_number_is_null_in_json(
+    run: Run, goldens: Path, golden_checkpoint: Path, tmp_path: Path
+) -> None:
+    index = json.loads((goldens / "index.json").read_text())
+    index["files"] = {"cfg.safetensors": index["files"]["cfg.safetensors"]}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    code, out, _ = run("verify", golden_checkpoint, "--goldens", tmp_path, "--no-values", "--json")
+    assert code == 1
+    assert "Infinity" not in out
+    (row,) = [row for row in json.loads(out)["goldens"] if row["status"] == "failed"]
+    assert (row["name"], row["error"]) == ("cfg.safetensors", None)
 
 
 def test_verify_answers_what_is_no_checkpoint(run: Run) -> None:
