@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## set up, then draw a picture with the checkpoint that ships inside
-	$(BIN)/petzval generate "a red apple and a yellow banana on a light blue background" --seed 1 --out demo.png
+	$(BIN)/petzval generate "a red apple on a white background" --seed 0 --out demo.png
 	@echo "the picture is demo.png; its recipe: $(BIN)/petzval show demo.png"
 
 test: setup ## set up, then run every test
