@@ -50,8 +50,8 @@ def test_a_batch_is_learnt_by_heart() -> None:
     config = OptimizerConfig(kind="muon", learning_rate=0.01, weight_decay=0.0)
     state = RunState(model=made.model, optimizers=build_optimizers(made.model, config))
     batch = made.batch(0)
-    psnr = [training_step(made, batch, state, max_grad_norm=1.0).parts["psnr"] for _ in range(40)]
-    assert psnr[-1] > psnr[0] + 8
+    psnr = [training_step(made, batch, state, max_grad_norm=1.0).parts["psnr"] for _ in range(25)]
+    assert psnr[-1] > psnr[0] + 6
 
 
 def test_the_loss_does_not_depend_on_global_randomness() -> None:
