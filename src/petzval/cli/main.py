@@ -7,6 +7,7 @@ answers in a tenth of a second, and a test keeps torch and rich out of it.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -44,6 +45,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    # Threads that wait for their turn sleep: spinning ones starve each other on a shared machine
+    # (a picture on two busy threads took 46 s of processor time in place of 4).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         build(words)(args=words, prog_name="petzval")
