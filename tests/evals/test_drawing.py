@@ -54,8 +54,8 @@ def test_evaluate_goes_from_a_checkpoint_to_a_page(
     """With a coin in place of the scorer; what the real one does is in its own room's tests."""
     line = Line(name="all", share=cluster_bootstrap([1.0], [0]), chance=0.1)
     known = Examination(
-        real=(line,), blurred=(line,), shuffled=(line,), real_checks=(), shuffled_checks=(),
-        abilities=(),
+        real=(line,), known=(line,), blurred=(line,), shuffled=(line,), real_checks=(),
+        known_checks=(), shuffled_checks=(), abilities=(),
     )  # fmt: skip
     monkeypatch.setattr(run, "load_judge", lambda folder: ParityScorer())
     monkeypatch.setattr(run, "load_examination", lambda folder: known)

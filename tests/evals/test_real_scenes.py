@@ -61,6 +61,16 @@ def test_things_lie_where_they_should(library: SpriteLibrary) -> None:
     assert ys.mean() > 2 * 128 / 3 and xs.mean() > 2 * 128 / 3
 
 
+def test_a_known_style_is_drawn_with_trained_pictures(library: SpriteLibrary) -> None:
+    question = ask(0, ExpectedObject(concept=known(library, "openmoji")), background="white")
+    new = real_picture(library, question, 0, SIZE)
+    old = real_picture(library, question, 0, SIZE, known_style=True)
+    green, others = new[..., 1].astype(int), new[..., [0, 2]].astype(int).max(axis=-1)
+    assert (green - others > 60).any(), "the small library's OpenMoji is green"
+    green, others = old[..., 1].astype(int), old[..., [0, 2]].astype(int).max(axis=-1)
+    assert not (green - others > 60).any()
+
+
 def test_a_thing_that_nobody_drew_is_named(library: SpriteLibrary) -> None:
     with pytest.raises(DataError, match="zebra"):
         real_picture(library, ask(0, ExpectedObject(concept="zebra")), 0, SIZE)

@@ -28,8 +28,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
         painter={"checkpoint": "ab" * 32, "height": 8, "width": 8, "steps": 2, "guidance": 4.0},
         rows=tuple(rows),
         examination=Examination(
-            real=skills, blurred=skills, shuffled=skills, real_checks=checks,
-            shuffled_checks=checks, abilities=checks,
+            real=skills, known=skills, blurred=skills, shuffled=skills, real_checks=checks,
+            known_checks=checks, shuffled_checks=checks, abilities=checks,
         ),
         sheet=tuple(sheet),
     )  # fmt: skip

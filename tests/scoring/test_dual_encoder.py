@@ -27,6 +27,18 @@ def test_embeddings_have_unit_length() -> None:
     assert styles.shape == (3, 2)
 
 
+def test_standardised_features_are_centred() -> None:
+    head = PictureHead(144, 2, hidden=8, embedding=16).eval()
+    features = 5 + 3 * torch.randn(200, 144, generator=torch.Generator().manual_seed(0))
+    head.standardise(features)
+    scaled = (features - head.mean) / head.deviation
+    assert float(scaled.mean().abs()) < 1e-5
+    assert float(scaled.std()) == pytest.approx(1, abs=0.02)
+    constant = PictureHead(144, 2, hidden=8, embedding=16).eval()
+    constant.standardise(torch.ones(9, 144))
+    assert bool(torch.isfinite(constant(torch.ones(2, 144))[0]).all())
+
+
 def test_a_concepts_own_embedding_ranks_first() -> None:
     one = encoder()
     table = F.normalize(torch.randn(42, 16, generator=torch.Generator().manual_seed(0)), dim=-1)

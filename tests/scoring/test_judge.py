@@ -15,7 +15,7 @@ from petzval.scoring.scorer import Expectation, ExpectedObject, Scorer
 from tests.scoring.shapes import SHAPES, PixelBackbone, scene_of
 
 COLOUR_OF = {"disc": 0, "square": 1, "triangle": 2}
-RULES = JudgeRules(num_distractors=3, top=1)
+RULES = JudgeRules(num_distractors=3, top=1, styles_asked=("solid", "hollow"))
 
 
 class KnowingDetector(Detector):
@@ -162,7 +162,7 @@ def test_chance_multiplies_over_things(pair: LabelledScene) -> None:
             "position": 1 / 9,
             "relation": 1 / 4,
             "background": 1 / 14,
-            "style": 1 / 3,
+            "style": 1 / 2,
         }
     )
 

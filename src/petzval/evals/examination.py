@@ -28,15 +28,12 @@ from petzval.inference.image import write_atomically
 from petzval.resolution import Resolution
 from petzval.scoring.bundle import SHIPPED
 from petzval.scoring.cutouts import soften, to_tensor
-from petzval.scoring.judge import Judge
+from petzval.scoring.judge import Judge, JudgeRules
 from petzval.scoring.positions import POSITIONS
 from petzval.scoring.scorer import Expectation, ExpectedObject, Picture, Scorer
 
 FILE = "examination.json"
 _SIZE = Resolution(height=256, width=256)
-STYLES_ASKED = ("fluent-3d", "fluent-flat", "noto")
-"""Drawing styles that prompts ask for."""
-
 _SERIES = 4242
 """Scene series that neither scorers nor models are trained on."""
 
@@ -47,16 +44,19 @@ class Examination:
 
     Attributes:
         real: by skill, on right pictures of the evaluation prompts, in styles new to the scorer.
-        blurred: the same pictures, blurred and grained as a small model's are.
-        shuffled: the same pictures under another prompt of the same skill: what passes by luck.
-        real_checks, shuffled_checks: the same by the thing asked.
+        known: on right pictures in the styles that models and scorers are trained on.
+        blurred: those, blurred and grained as a small model's pictures are.
+        shuffled: `real` pictures under another prompt of the same skill: what passes by luck.
+        real_checks, known_checks, shuffled_checks: the same by the thing asked.
         abilities: on random scenes in styles new to the scorer, all concepts alike.
     """
 
     real: tuple[Line, ...]
+    known: tuple[Line, ...]
     blurred: tuple[Line, ...]
     shuffled: tuple[Line, ...]
     real_checks: tuple[Line, ...]
+    known_checks: tuple[Line, ...]
     shuffled_checks: tuple[Line, ...]
     abilities: tuple[Line, ...]
 
@@ -66,29 +66,31 @@ def examine(
     library: SpriteLibrary,
     asked: Sequence[Question],
     *,
-    num_random: int = 400,
+    num_random: int = 300,
     progress: Progress | None = None,
 ) -> Examination:
     """Examine on the pictures of `asked`, and on `num_random` random scenes for each ability."""
-    real: list[Row] = []
-    blurred: list[Row] = []
-    wrong: list[Row] = []
+    rows: dict[str, list[Row]] = {"real": [], "known": [], "blurred": [], "shuffled": []}
     pictures: dict[str, Picture] = {}
     for index, question in enumerate(asked):
         if progress is not None:
             progress("examine", index, len(asked))
-        picture = real_picture(library, question, index, _SIZE)
-        pictures[question.prompt_id] = picture
-        real.append(judge(question, 0, "real", picture, judge_))
-        blurred.append(judge(question, 0, "blurred", blur(picture, index), judge_))
+        new = real_picture(library, question, index, _SIZE)
+        known = real_picture(library, question, index, _SIZE, known_style=True)
+        pictures[question.prompt_id] = new
+        for name, picture in (("real", new), ("known", known), ("blurred", blur(known, index))):
+            rows[name].append(judge(question, 0, name, picture, judge_))
     for question, other in shuffled(asked):
-        wrong.append(judge(other, 0, "shuffled", pictures[question.prompt_id], judge_))
+        picture = pictures[question.prompt_id]
+        rows["shuffled"].append(judge(other, 0, "shuffled", picture, judge_))
     return Examination(
-        real=tuple(by_skill(real)),
-        blurred=tuple(by_skill(blurred)),
-        shuffled=tuple(by_skill(wrong)),
-        real_checks=tuple(by_check(real)),
-        shuffled_checks=tuple(by_check(wrong)),
+        real=tuple(by_skill(rows["real"])),
+        known=tuple(by_skill(rows["known"])),
+        blurred=tuple(by_skill(rows["blurred"])),
+        shuffled=tuple(by_skill(rows["shuffled"])),
+        real_checks=tuple(by_check(rows["real"])),
+        known_checks=tuple(by_check(rows["known"])),
+        shuffled_checks=tuple(by_check(rows["shuffled"])),
         abilities=tuple(abilities(judge_, library, num_random, progress)),
     )
 
@@ -157,7 +159,8 @@ def _right(scorer: Scorer, library: SpriteLibrary, split: str, skill: str, index
 
 def _styles(judge_: Judge, library: SpriteLibrary, count: int) -> list[bool]:
     """Pictures that the style classifier was not trained on, in the styles that prompts ask for."""
-    kept = [one for one in library.sprites if one.style in STYLES_ASKED and is_measured_only(one)]
+    asked = JudgeRules().styles_asked
+    kept = [one for one in library.sprites if one.style in asked and is_measured_only(one)]
     results: list[bool] = []
     for index, sprite in enumerate(kept[:: max(1, len(kept) // count)][:count]):
         picture = lone_picture(library, sprite, index, _SIZE)

@@ -97,7 +97,7 @@ def skill_bars(
     axes.plot(
         [100 * line.share.mean for line in ceiling],
         [names.index(line.name) for line in ceiling],
-        "D", mfc="none", mec="#333333", label="right pictures, same scorer",
+        "D", mfc="none", mec="#333333", label="right pictures, known style",
     )  # fmt: skip
     axes.plot([], [], color="#b00020", label="chance")
     axes.set_yticks(range(len(names)), names)

@@ -31,9 +31,17 @@ _PAINTED = ("shape", "silhouette")
 
 
 def real_picture(
-    library: SpriteLibrary, question: Question, index: int, resolution: Resolution
+    library: SpriteLibrary,
+    question: Question,
+    index: int,
+    resolution: Resolution,
+    *,
+    known_style: bool = False,
 ) -> Picture:
     """A picture that shows what `question` asks; the same arguments, the same picture.
+
+    Args:
+        known_style: draw in styles that models are trained on, in place of unseen ones.
 
     Raises:
         DataError: the library has no fitting picture of an asked concept.
@@ -41,7 +49,7 @@ def real_picture(
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((7, index))))
     expectation = question.expectation
     sprites = [
-        _sprite(library, thing, style=expectation.style or "", rng=rng)
+        _sprite(library, thing, expectation.style, known_style, rng)
         for thing in expectation.objects
     ]
     background = _background(expectation.background, expectation.objects, sprites, rng)
@@ -108,21 +116,26 @@ def shuffled(asked: Sequence[Question]) -> list[tuple[Question, Question]]:
 
 
 def _sprite(
-    library: SpriteLibrary, thing: ExpectedObject, *, style: str, rng: np.random.Generator
+    library: SpriteLibrary,
+    thing: ExpectedObject,
+    style: str | None,
+    known_style: bool,
+    rng: np.random.Generator,
 ) -> Sprite:
-    """A picture of the thing: in `style`, paintable where a colour is asked, else unseen."""
+    """A picture of the thing: in `style`, paintable where a colour is asked, else as wished."""
     known = [one for one in library.by_concept.get(thing.concept, ()) if one.kind != "portrait"]
     if thing.colour is not None:
         painted = ([one for one in known if one.style == name] for name in _PAINTED)
         usable = next((group for group in painted if group), [])
-    elif style:
+    elif style is not None:
         usable = [one for one in known if one.style == style]
     else:
         unseen = [[one for one in known if one.style == name] for name in UNSEEN_STYLES]
         seen = [one for one in known if one.kind == "picture" and not one.style_held_out]
-        usable = next((group for group in [*unseen, seen] if group), [])
+        wished = [seen, *unseen] if known_style else [*unseen, seen]
+        usable = next((group for group in wished if group), [])
     if not usable:
-        wanted = f" in {style}" if style else ""
+        wanted = f" in {style}" if style is not None else ""
         raise DataError(
             f"the library has no picture of {thing.concept!r}{wanted}",
             "run: petzval data build mini",

@@ -53,7 +53,7 @@ def write_report(evaluation: Evaluation, page: Path) -> Path:
         for side in (True, False)
     )
     title = f"{evaluation.model}: held-out prompts judged right"
-    bars = skill_bars(trained, held_out, evaluation.examination.real, title=title)
+    bars = skill_bars(trained, held_out, evaluation.examination.known, title=title)
     sheet = contact_sheet(
         [picture for _, picture in evaluation.sheet], [prompt for prompt, _ in evaluation.sheet]
     )
@@ -103,14 +103,15 @@ of at all.
 
 Judged by a small detector, a dual encoder and colour tables, not by people. A picture is right
 when everything asked is. In brackets: 95 % interval, bootstrap over prompts. *Chance* is what blind
-guesses would get. *Right pictures* are composed from the library for the same prompts, in a drawing
-style that the scorer never saw: what it should pass. *Wrong prompt* is those same pictures under
-another prompt of the same skill: what it passes by luck. Shares of {evaluation.model} are therefore
-shares of what this scorer recognises, between these two.
+guesses would get. *Right pictures* are composed from the library for the same prompts: what the
+scorer should pass, in the styles that models are trained on (*known style*) and in one that the
+scorer never saw (*new style*). *Wrong prompt* is the latter under another prompt of the same skill:
+what it passes by luck. Shares of {evaluation.model} lie between these, and are to be read that way.
 """
 
 
 def _skills(evaluation: Evaluation, rows: Sequence[Row]) -> str:
+    known = {line.name: line for line in evaluation.examination.known}
     real = {line.name: line for line in evaluation.examination.real}
     wrong = {line.name: line for line in evaluation.examination.shuffled}
     body: list[list[str]] = []
@@ -123,13 +124,14 @@ def _skills(evaluation: Evaluation, rows: Sequence[Row]) -> str:
                 percent_with_interval(line.share),
                 *(_side(select(fitting, trained=side)) for side in (True, False)),
                 percent(line.chance),
+                _mean(known.get(line.name)),
                 _mean(real.get(line.name)),
                 _mean(wrong.get(line.name)),
             ]
         )
     header = (
         "skill", "asked", "right", "trained concepts", "held-out concepts", "chance",
-        "right pictures", "wrong prompt",
+        "right pictures, known style", "right pictures, new style", "wrong prompt",
     )  # fmt: skip
     return table(header, body)
 
@@ -146,6 +148,7 @@ def _mean(line: Line | None) -> str:
 
 
 def _checks(evaluation: Evaluation, rows: Sequence[Row]) -> str:
+    known = {line.name: line for line in evaluation.examination.known_checks}
     real = {line.name: line for line in evaluation.examination.real_checks}
     wrong = {line.name: line for line in evaluation.examination.shuffled_checks}
     trained = {line.name: line for line in by_check(select(rows, trained=True))}
@@ -160,6 +163,7 @@ def _checks(evaluation: Evaluation, rows: Sequence[Row]) -> str:
                 for side in (trained, held_out)
             ),
             percent(line.chance),
+            _mean(known.get(line.name)),
             _mean(real.get(line.name)),
             _mean(wrong.get(line.name)),
         ]
@@ -167,7 +171,7 @@ def _checks(evaluation: Evaluation, rows: Sequence[Row]) -> str:
     ]
     header = (
         "asked", "n", "right", "trained concepts", "held-out concepts", "chance",
-        "right pictures", "wrong prompt",
+        "right pictures, known style", "right pictures, new style", "wrong prompt",
     )  # fmt: skip
     return "Each thing on its own, wherever a prompt asks for it:\n\n" + table(header, body)
 
@@ -235,14 +239,21 @@ def _languages(rows: Sequence[Row]) -> str:
 
 def _scorer(evaluation: Evaluation) -> str:
     examination = evaluation.examination
-    blurred = {line.name: line for line in examination.blurred}["all"].share
-    real = {line.name: line for line in examination.real}["all"].share
-    wrong = {line.name: line for line in examination.shuffled}["all"].share
+    known, blurred, real, wrong = (
+        {line.name: line for line in lines}["all"].share
+        for lines in (
+            examination.known,
+            examination.blurred,
+            examination.real,
+            examination.shuffled,
+        )
+    )
     return f"""## The scorer
 
-On {real.num_values} right pictures it passes {percent_with_interval(real)}, on the same pictures
-blurred and grained {percent_with_interval(blurred)}, under a wrong prompt
-{percent_with_interval(wrong)}. On random scenes in styles new to it, all concepts alike:
+Of {real.num_values} right pictures in known styles it passes {percent_with_interval(known)}, of the
+same pictures blurred and grained {percent_with_interval(blurred)}, of right pictures in a new style
+{percent_with_interval(real)}, and of those under a wrong prompt {percent_with_interval(wrong)}. On
+random scenes in styles new to it, all concepts alike:
 
 {chance_table(examination.abilities)}
 How it was trained is in its card, `src/petzval/assets/scorers/README.md`. A concept counts as shown

@@ -138,8 +138,12 @@ def _build(settings: dict[str, Any], tensors: dict[str, Tensor]) -> ScorerBundle
         concepts=concepts,
         styles=tuple(settings["styles"]),
         side=int(settings["side"]),
-        rules=JudgeRules(**settings["rules"]),
+        rules=_rules(settings["rules"]),
     )
+
+
+def _rules(fields: dict[str, Any]) -> JudgeRules:
+    return JudgeRules(**fields | {"styles_asked": tuple(fields["styles_asked"])})
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:

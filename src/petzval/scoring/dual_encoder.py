@@ -18,11 +18,18 @@ from torch import Tensor, nn
 
 from petzval.scoring.backbone import PictureFeatures
 
+DROPOUT = 0.2
+"""Of the features and of the hidden layer, in training."""
+
 Embeddings = Float[Tensor, "batch embedding"]
 
 
 class PictureHead(nn.Module):
-    """Frozen features -> unit-length embedding, and logits of the drawing styles."""
+    """Frozen features -> unit-length embedding, and logits of the drawing styles.
+
+    The embedding is a linear map, which carries over to new drawing styles, plus what a small
+    network adds to it. Features are standardised first: see `standardise`.
+    """
 
     def __init__(
         self, num_features: int, num_styles: int, hidden: int = 384, embedding: int = 128
@@ -34,16 +41,28 @@ class PictureHead(nn.Module):
             "hidden": hidden,
             "embedding": embedding,
         }
-        self.norm = nn.LayerNorm(num_features)
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("deviation", torch.ones(num_features))
+        self.mean: Float[Tensor, " features"]
+        self.deviation: Float[Tensor, " features"]
+        self.direct = nn.Linear(num_features, embedding)
         self.inward = nn.Linear(num_features, hidden)
         self.outward = nn.Linear(hidden, embedding)
         self.styles = nn.Linear(hidden, num_styles)
 
+    @torch.no_grad()
+    def standardise(self, features: Float[Tensor, "views features"]) -> None:
+        """From now on take features relative to the mean and deviation of these."""
+        self.mean.copy_(features.mean(dim=0))
+        self.deviation.copy_(features.std(dim=0) + 1e-2)
+
     def forward(
         self, features: Float[Tensor, "batch features"]
     ) -> tuple[Embeddings, Float[Tensor, "batch styles"]]:
-        hidden = F.gelu(self.inward(self.norm(features)))
-        return F.normalize(self.outward(hidden), dim=-1), self.styles(hidden)
+        scaled = F.dropout((features - self.mean) / self.deviation, DROPOUT, self.training)
+        hidden = F.dropout(F.gelu(self.inward(scaled)), DROPOUT, self.training)
+        embedding = self.direct(scaled) + self.outward(hidden)
+        return F.normalize(embedding, dim=-1), self.styles(hidden)
 
 
 class ConceptTower(nn.Module):
@@ -81,7 +100,7 @@ def contrastive_loss(
     wanted: Int[Tensor, " batch"],
     scale: Float[Tensor, ""],
     *,
-    smoothing: float = 0.05,
+    smoothing: float = 0.1,
 ) -> Float[Tensor, ""]:
     """Each picture against all concepts: cross entropy of the scaled cosine similarities.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,14 @@ class JudgeRules:
         top: the asked concept must be among this many nearest (1 = nearest of all).
         threshold: smallest detector confidence that makes a thing.
         most_counted: a blind guess at a number picks one of 1 to this.
-        styles_asked: a blind guess at a style picks one of as many.
+        styles_asked: the styles that prompts ask for; a picture's style is the likeliest of these.
     """
 
     num_distractors: int = 299
     top: int = 5
     threshold: float = 0.35
     most_counted: int = 5
-    styles_asked: int = 3
+    styles_asked: tuple[str, ...] = ("fluent-3d", "fluent-flat", "noto")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,7 @@ class Judge:
             "position": len(POSITIONS) ** -sum(one.position is not None for one in objects),
             "relation": 1 / len(RELATIONS),
             "background": 1 / len(BACKGROUND_COLOURS),
-            "style": 1 / self._rules.styles_asked,
+            "style": 1 / len(self._rules.styles_asked),
         }
         return {name: single[name] for name in expectation.asked()}
 
@@ -193,7 +194,9 @@ class Judge:
         logits = [thing.style_logits for thing in matched if thing is not None]
         if not logits:
             return False, "no object found"
-        seen = self._encoder.styles[int(torch.stack(logits).mean(dim=0).argmax())]
+        mean: list[float] = torch.stack(logits).mean(dim=0).tolist()
+        likelihood = dict(zip(self._encoder.styles, mean, strict=True))
+        seen = max(self._rules.styles_asked, key=lambda style: likelihood.get(style, -math.inf))
         return seen == wanted, f"drawn as {seen}"
 
 

@@ -67,8 +67,8 @@ class ScorerPlan:
             raise TrainingError(f"minutes must be positive, got {minutes}")
         return cls(
             detector_steps=max(1, round(100 * minutes)),
-            num_views=max(1, round(2500 * minutes)),
-            head_steps=max(1, round(120 * minutes)),
+            num_views=max(1, round(2240 * minutes)),
+            head_steps=max(1, round(80 * minutes)),
             seed=seed,
         )
 
@@ -183,34 +183,40 @@ def train_head(
     data: ScorerData, views: Views, plan: ScorerPlan, progress: Progress | None = None
 ) -> tuple[PictureHead, Float[Tensor, "concepts embedding"]]:
     """A trained picture head and the table of concept embeddings."""
+    # Dropout draws from the global generator, which is put back as it was afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed + 3)
         head = PictureHead(views.features.shape[1], len(styles_of(data)))
         tower = ConceptTower(list(data.concepts.values()))
-    scale = nn.Parameter(initial_scale())
-    parameters = [*head.parameters(), *tower.parameters(), scale]
-    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.05)
-    generator = torch.Generator().manual_seed(plan.seed + 4)
-    head.train()
-    for step in range(plan.head_steps):
-        chosen = torch.randint(len(views.features), (plan.head_batch,), generator=generator)
-        features = views.features[chosen]
-        kept = torch.rand(features.shape, generator=generator) > 0.1
-        pictures, style_logits = head(features * kept)
-        loss = contrastive_loss(
-            pictures, tower(), views.concepts[chosen], scale.clamp(max=math.log(50.0)).exp()
-        )
-        styles = views.styles[chosen]
-        if bool((styles >= 0).any()):
-            loss = loss + 0.2 * F.cross_entropy(style_logits, styles, ignore_index=-1)
-        _set_rate(optimizer, 2e-3, step, plan.head_steps)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
-        if progress is not None and step % 50 == 0:
-            progress(f"dual encoder, loss {loss.item():.3f}", step, plan.head_steps)
+        head.standardise(views.features)
+        head.train()
+        scale = nn.Parameter(initial_scale())
+        parameters = [*head.parameters(), *tower.parameters(), scale]
+        optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.05)
+        for step in range(plan.head_steps):
+            chosen = torch.randint(len(views.features), (plan.head_batch,))
+            loss = _head_loss(head, tower, scale, views, chosen)
+            _set_rate(optimizer, 2e-3, step, plan.head_steps)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimizer.step()
+            if progress is not None and step % 50 == 0:
+                progress(f"dual encoder, loss {loss.item():.3f}", step, plan.head_steps)
     return head.eval(), tower().detach()
+
+
+def _head_loss(
+    head: PictureHead, tower: ConceptTower, scale: Tensor, views: Views, chosen: Tensor
+) -> Float[Tensor, ""]:
+    """The right concept among all, and a little of the right style among all."""
+    pictures, style_logits = head(views.features[chosen])
+    bounded = scale.clamp(max=math.log(50.0)).exp()
+    loss = contrastive_loss(pictures, tower(), views.concepts[chosen], bounded)
+    styles = views.styles[chosen]
+    if bool((styles >= 0).any()):
+        loss = loss + 0.2 * F.cross_entropy(style_logits, styles, ignore_index=-1)
+    return loss
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total: int) -> None:
@@ -226,8 +232,13 @@ def train_scorers(
     backbone: PictureFeatures,
     plan: ScorerPlan,
     progress: Progress | None = None,
+    *,
+    detector_of: ScorerBundle | None = None,
 ) -> ScorerBundle:
     """Both networks, ready to be saved.
+
+    Args:
+        detector_of: take the detector and its threshold from these, and train the rest only.
 
     Raises:
         TrainingError: there is nothing to learn from.
@@ -237,7 +248,10 @@ def train_scorers(
     missing = sorted({label.concept for label in data.sprites} - data.concepts.keys())
     if missing:
         raise TrainingError(f"sprites show {missing[0]!r}, which is no concept of the data")
-    detector, threshold = train_detector(data, plan, progress)
+    if detector_of is None:
+        detector, threshold = train_detector(data, plan, progress)
+    else:
+        detector, threshold = detector_of.detector, detector_of.rules.threshold
     views = make_views(data, backbone, plan, progress)
     head, table = train_head(data, views, plan, progress)
     names: Mapping[str, str] = data.names
