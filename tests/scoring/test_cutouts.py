@@ -23,6 +23,15 @@ def test_a_cut_out_at_the_edge_repeats_the_edge() -> None:
     assert float(one[1, :40, 0].max()) < 0.4
 
 
+def test_a_read_only_picture_is_copied() -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture.setflags(write=False)
+    tensor = to_tensor(picture)
+    tensor += 1
+    assert picture.max() == 0
+    assert tensor.shape == (3, 4, 6)
+
+
 def test_a_tiny_box_still_gives_a_cut_out() -> None:
     picture = torch.rand(3, 20, 20)
     assert cut_out(picture, (19, 19, 20, 20), 32).shape == (3, 32, 32)

@@ -106,7 +106,7 @@ when everything asked is. In brackets: 95 % interval, bootstrap over prompts. *C
 guesses would get. *Right pictures* are composed from the library for the same prompts: what the
 scorer should pass, in the styles that models are trained on (*known style*) and in one that the
 scorer never saw (*new style*). *Wrong prompt* is the latter under another prompt of the same skill:
-what it passes by luck. Shares of {evaluation.model} lie between these, and are to be read that way.
+what it passes by luck. A perfect model of known styles would get about the first of the three.
 """
 
 

@@ -18,7 +18,7 @@ MARGIN = 0.12
 
 def to_tensor(picture: Picture) -> Float[Tensor, "3 height width"]:
     """A picture in [0, 1], channels first."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def cut_out(
@@ -112,7 +112,7 @@ def disturb(
         return low + (high - low) * torch.rand(count, generator=generator)
 
     scale = uniform(1.0, 1.25)
-    mirror = torch.where(uniform(0, 1) < 0.3, -1.0, 1.0)
+    mirror = torch.where(uniform(0.0, 1.0) < 0.3, -1.0, 1.0)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = scale * mirror
     theta[:, 1, 1] = scale
@@ -123,7 +123,7 @@ def disturb(
     scaled = torch.cat(
         [_resized(one[None], side, share) for one, share in zip(moved, detail, strict=True)]
     )
-    strength = torch.where(uniform(0, 1) < 0.35, uniform(0, 0.04), 0.0)[:, None, None, None]
+    strength = torch.where(uniform(0.0, 1.0) < 0.35, uniform(0.0, 0.04), 0.0)[:, None, None, None]
     noise = torch.randn(count, 3, side, side, generator=generator)
     return (scaled + strength * noise).clamp(0, 1)
 
