@@ -143,7 +143,8 @@ def _build(settings: dict[str, Any], tensors: dict[str, Tensor]) -> ScorerBundle
 
 
 def _rules(fields: dict[str, Any]) -> JudgeRules:
-    return JudgeRules(**fields | {"styles_asked": tuple(fields["styles_asked"])})
+    known: dict[str, Any] = {**fields, "styles_asked": tuple(fields["styles_asked"])}
+    return JudgeRules(**known)
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
