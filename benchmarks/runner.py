@@ -128,7 +128,7 @@ def _keep(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         kind = "cpu" if row["device"] == "cpu" else "gpu"
         with (RESULTS / f"{kind}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, sort_keys=True) + "\n")
+            file.write(json.dumps(row) + "\n")
     write(RESULTS, FOLDER / "report.md")
 
 
