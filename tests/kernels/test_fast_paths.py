@@ -77,6 +77,24 @@ def test_attention(masked: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_that_is_trained_through(masked: bool) -> None:
+    """With gradients a CPU takes other products; result and gradients are the reference's."""
+    mask = None
+    if masked:
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        mask[1, 5:] = False
+    outcomes: list[list[Tensor]] = []
+    for module in (fast, reference):
+        inputs = [draw(2, n, 3, 16, seed=n + i).requires_grad_() for i, n in enumerate((6, 9, 9))]
+        out = module.attention(inputs[0], inputs[1], inputs[2], mask)
+        out.square().sum().backward()
+        outcomes.append([out.detach(), *(x.grad for x in inputs if x.grad is not None)])
+    assert len(outcomes[0]) == 4
+    for got, expected in zip(*outcomes, strict=True):
+        assert_close(got, expected)
+
+
 def test_sink_attention_and_a_row_that_may_look_at_nothing() -> None:
     query, key, value = draw(2, 6, 5, 16), draw(2, 2, 8, 16, seed=1), draw(2, 2, 8, 16, seed=2)
     allowed = torch.rand(2, 5, 8, generator=torch.Generator().manual_seed(3)) > 0.4
