@@ -22,7 +22,7 @@ from petzval.weights.writing import Component, save_component
 
 CONFIG = GptOssConfig(
     hidden_size=768,
-    num_hidden_layers=6,
+    num_hidden_layers=16,
     num_attention_heads=8,
     num_key_value_heads=2,
     head_dim=32,
@@ -80,12 +80,13 @@ def test_peak_memory_stays_near_the_file(tmp_path: Path) -> None:
     write_encoder(small, replace(CONFIG, num_hidden_layers=1, layer_types=(), num_local_experts=4))
     write_encoder(large, CONFIG)
     command = [sys.executable, "-c", PROGRAM, str(small), str(large)]
-    # oneDNN keeps a compiled product for every count of tokens that an expert has met: a constant
-    # of some 20 MB, which is nothing beside 12 GB and much beside this small file.
+    # oneDNN keeps a compiled product for every count of tokens that an expert has met, and the
+    # allocator keeps some pages: constants of some 30 MB, nothing beside 12 GB and much beside a
+    # file of 100 MB. Hence sixteen layers and a small cache.
     environment = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stderr
     measured = json.loads(run.stdout)
     assert measured["finite"]
-    assert measured["file"] > 80_000_000
+    assert measured["file"] > 200_000_000
     assert measured["grown"] < 1.3 * measured["file"]
