@@ -153,6 +153,44 @@ def test_training_can_go_on_from_an_exported_checkpoint(smoke_runs: Path, tmp_pa
     assert (begun - turned).abs().mean() < 0.1 * (begun + turned).abs().mean()
 
 
+def test_an_exported_checkpoint_can_be_taken_apart_into_runs(
+    smoke_runs: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    unpack = tmp_path / "runs" / "unpack"
+    start = smoke_runs / "export"
+    run("mini_unpack", data_folder=tmp_path, run_folder=unpack, start=start, report=lines.append)
+    runs = unpack.parent
+    assert sorted(path.name for path in runs.iterdir()) == [
+        "denoiser", "language_model", "tokenizer", "vae",
+    ]  # fmt: skip
+    assert len(lines) == 4
+    assert results.fingerprint(runs / "vae") == results.fingerprint(smoke_runs / "vae")
+    trained = results.load_encoder(smoke_runs / "language_model", (0, 1)).state_dict()
+    unpacked = results.load_encoder(runs / "language_model", (0, 1)).state_dict()
+    assert all(torch.equal(trained[k].bfloat16().float(), unpacked[k]) for k in trained)
+    norm = results.load_final_norm(smoke_runs / "language_model")
+    assert torch.equal(results.load_final_norm(runs / "language_model"), norm.bfloat16().float())
+    assert (runs / "denoiser/started_from/low/metrics.jsonl").is_file()
+    # What is there already stays as it is.
+    run("mini_unpack", data_folder=tmp_path, run_folder=unpack, start=start, report=lines.append)
+    assert len(lines) == 4
+
+
+def test_what_is_taken_apart_can_be_trained_and_exported(smoke_runs: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    start = smoke_runs / "export"
+    shutil.copytree(smoke_runs / "latents", runs / "latents")
+    for recipe in ("mini_unpack", "smoke_denoiser"):
+        folder = runs / recipe.partition("_")[2]
+        run(recipe, data_folder=tmp_path, run_folder=folder, start=start, report=lambda line: None)
+    run("smoke_export", data_folder=tmp_path, run_folder=runs / "export", report=lambda line: None)
+    Checkpoint.open(runs / "export")
+    card = (runs / "export" / "README.md").read_text()
+    assert f"smoke_denoiser --start {start}" in card
+    assert "started_from/low: 4 steps" in card
+
+
 def _last(run_folder: Path) -> Path:
     return sorted((run_folder / "checkpoints").iterdir())[-1] / "model.safetensors"
 

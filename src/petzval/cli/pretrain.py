@@ -31,7 +31,10 @@ def pretrain(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint folder whose denoiser mini_denoiser begins with."),
+        typer.Option(
+            help="Checkpoint folder: mini_denoiser begins with its denoiser, mini_unpack takes it "
+            "apart. [default for mini_unpack: the mini that ships inside]"
+        ),
     ] = None,
     shards: Annotated[
         str | None, typer.Option(help="FIRST:STOP, a part of a latents recipe's shards.")

@@ -88,7 +88,7 @@ def summarise(run_folder: Path) -> RunSummary | None:
             last, stage = rows[-1], metrics.parent.relative_to(run_folder).as_posix()
             parts.append(
                 ("" if stage == "." else f"{stage}: ")
-                + f"{last['step']:,} steps, {int(last['num_items']):,} samples, "
+                + f"{int(last['step']):,} steps, {int(last['num_items']):,} samples, "
                 + f"{last['seconds'] / 60:.0f} min, last loss {last['loss']:.3f}"
             )
     return RunSummary(
@@ -200,5 +200,8 @@ def _training(run_folders: Sequence[Path]) -> str:
 
 
 def _command(summary: RunSummary) -> str:
-    minutes = summary.session.get("minutes")
-    return f"petzval pretrain {summary.recipe}" + (f" --minutes {minutes:g}" if minutes else "")
+    minutes, start = summary.session.get("minutes"), summary.session.get("start")
+    began = f" --start {start}" if start else ""
+    return f"petzval pretrain {summary.recipe}{began}" + (
+        f" --minutes {minutes:g}" if minutes else ""
+    )

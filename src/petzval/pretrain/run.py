@@ -12,6 +12,7 @@ import torch
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import to_mapping
 from petzval.errors import TrainingError
+from petzval.inference.variants import locate
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
@@ -34,10 +35,12 @@ from petzval.pretrain.recipes import (
     LatentsRecipe,
     Scenes,
     TokenizerRecipe,
+    UnpackRecipe,
     recipe_by_name,
 )
 from petzval.pretrain.scenes import ColouredSquares, SceneSource, SpriteScenes, to_tensor
 from petzval.pretrain.tokenizer import build_mini_tokenizer
+from petzval.pretrain.unpack import unpack_checkpoint
 from petzval.pretrain.vae import (
     AutoencoderObjective,
     fit_statistics,
@@ -87,7 +90,8 @@ def run(
         shards: (first, stop) limits a latents recipe to a part of its shards.
         num_workers: processes that make batches; overrides the recipe's.
         start: a checkpoint folder in the published layout whose denoiser a denoiser recipe begins
-            with, in place of random weights. Averages and optimizer are fresh.
+            with, in place of random weights (averages and optimizer are fresh), or that an unpack
+            recipe takes apart.
         report: receives lines of progress.
 
     Returns:
@@ -97,6 +101,11 @@ def run(
         TrainingError: something the recipe needs is missing, or `start` does not fit it.
     """
     recipe = recipe_by_name(recipe_name)
+    if isinstance(recipe, UnpackRecipe):
+        folder = start or locate(recipe.model).folder
+        for written in unpack_checkpoint(folder, run_folder.parent, recipe.settings):
+            report(f"{written} from {folder}")
+        return run_folder.parent
     if start is not None and not isinstance(recipe, DenoiserRecipe):
         raise TrainingError(
             f"{recipe_name} trains no denoiser and cannot start from a checkpoint",
