@@ -8,7 +8,6 @@ import pytest
 
 from petzval.data.caption import LENGTHS, caption, training_caption, unseen_caption
 from petzval.data.caption_languages import background_phrase, painted_phrase
-from petzval.data.corpus import canonical_caption
 from petzval.data.ground_truth import Scene
 from petzval.data.languages import LANGUAGES
 from petzval.data.palette import BACKGROUND_COLOURS
@@ -16,6 +15,7 @@ from petzval.data.phrases import COLOUR_ORDER, PHRASES
 from petzval.data.prompts import evaluation_prompts, is_evaluation_text
 from petzval.data.scene import SKILL_WEIGHTS, sample_scene
 from petzval.data.sprites import SpriteLibrary
+from petzval.data.texts import canonical_caption
 from petzval.errors import DataError
 from petzval.resolution import Resolution
 

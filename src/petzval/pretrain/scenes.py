@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petzval.data.caption import training_caption
-from petzval.data.corpus import corpus_example
 from petzval.data.languages import LANGUAGES
 from petzval.data.render import render_scene
 from petzval.data.scene import Scene, sample_scene
 from petzval.data.sprites import SpriteLibrary
+from petzval.data.texts import corpus_example
 from petzval.resolution import Resolution
 
 

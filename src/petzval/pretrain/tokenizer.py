@@ -6,8 +6,8 @@ from pathlib import Path
 
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.conditioning.vocabulary import SPECIAL_TOKENS, load_ranks, prune, write_tokenizer
-from petzval.data.corpus import vocabulary_texts
 from petzval.data.sprites import SpriteLibrary
+from petzval.data.texts import vocabulary_texts
 
 MINI_NUM_IDS = 8192
 """Byte-pair tokens and the 21 special ones together: the rows of the encoder's embedding."""

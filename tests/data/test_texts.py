@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
-from petzval.data.corpus import corpus_example, corpus_examples, vocabulary_texts
 from petzval.data.languages import LANGUAGES, MEASURED_LANGUAGES
 from petzval.data.prompts import is_evaluation_text
 from petzval.data.sprites import SpriteLibrary
+from petzval.data.texts import corpus_example, corpus_examples, vocabulary_texts
 
 
 def test_the_stream_is_its_numbered_examples(library: SpriteLibrary) -> None:
