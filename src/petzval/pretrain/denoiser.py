@@ -9,6 +9,9 @@ Departures, numbered:
   2. Every batch is one bucket (one size of picture), as one rank of the paper's is.
   3. The frozen text encoder runs inside the step, on prompts behind a cached prefix: at this size
      that costs a few per cent and keeps captions unlimited. Latents come from a cache.
+  4. On request the squared error is taken in a metric M that weighs what the decoder makes visible
+     (`petzval.pretrain.metric`): e^T M e in place of e^T e. Any positive M has the same minimiser,
+     the conditional mean; a small network then spends itself on what is seen.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from petzval.flow.schedule import sample_training_sigmas
 from petzval.models.gpt_oss import GptOssEncoder, PrefixCache
 from petzval.models.mmdit import MMDiT
 from petzval.pretrain.cache import LatentPool
+from petzval.pretrain.metric import blend
 from petzval.pretrain.windows import SortedWindows, pad
 from petzval.training.objective import Loss
 
@@ -42,6 +46,7 @@ class DenoiserConfig:
             of all areas cost alike.
         text_dropout: share of the samples that lose all their text.
         sigma_std: standard deviation of logit(t).
+        visible_share: share of the decoder's metric in the loss's; 0 is the plain mean square.
     """
 
     bases: tuple[int, ...] = (128,)
@@ -50,6 +55,7 @@ class DenoiserConfig:
     steps_per_window: int = 4
     text_dropout: float = 0.1
     sigma_std: float = 1.0
+    visible_share: float = 0.0
     max_tokens: int = 192
     seed: int = 0
 
@@ -84,7 +90,15 @@ class DenoiserBatch:
 
 
 class DenoiserObjective:
-    """Velocity matching on cached latents with a frozen text encoder."""
+    """Velocity matching on cached latents with a frozen text encoder.
+
+    Args:
+        model: learns.
+        encoder: frozen.
+        tokenizer: of the encoder.
+        pool: latents and captions.
+        metric: [C, C], what the decoder makes visible; needed where `visible_share` is not 0.
+    """
 
     def __init__(
         self,
@@ -93,12 +107,16 @@ class DenoiserObjective:
         tokenizer: PromptTokenizer,
         pool: LatentPool,
         config: DenoiserConfig,
+        metric: Tensor | None = None,
     ) -> None:
+        if config.visible_share > 0 and metric is None:
+            raise ValueError("visible_share needs the decoder's metric")
         self.model = model
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pool = pool
         self.config = config
+        self._metric = None if metric is None else blend(metric, config.visible_share)
         self._prefix: PrefixCache | None = None
         self._windows: dict[tuple[int, int], SortedWindows[DenoiserSample]] = {}
 
@@ -170,7 +188,10 @@ class DenoiserObjective:
             return self.encoder(ids.to(device), mask.to(device), self._prefix)
 
     def loss(self, batch: DenoiserBatch) -> Loss:
-        """Mean squared error of the velocity; reported also for four ranges of t."""
+        """Mean squared error of the velocity, in the metric asked for.
+
+        Parts: the plain mean square as `loss_plain`, and plain ones for four ranges of t.
+        """
         device = self.model.proj_out.weight.device
         clean, noise = batch.latents.to(device), batch.noise.to(device)
         sigmas = batch.sigmas.to(device)
@@ -182,9 +203,15 @@ class DenoiserObjective:
             # No mask where nothing is padded: the fused kernels are faster without.
             mask = None if bool(batch.mask.all()) else batch.mask.to(device)
         predicted = self.model.velocity(noisy, features, sigmas, batch.grid, mask)
-        error = (predicted.float() - velocity(clean, noise)).square().mean(dim=(1, 2))
-        parts = {
-            f"loss_t{lower:.2f}": error[chosen].mean()
+        difference = predicted.float() - velocity(clean, noise)
+        plain = difference.square().mean(dim=(1, 2))
+        error = plain
+        if self._metric is not None:
+            with torch.autocast(device.type, enabled=False):
+                weighted = difference @ self._metric.to(device)
+            error = (weighted * difference).mean(dim=(1, 2))
+        parts = {"loss_plain": plain.mean()} | {
+            f"loss_t{lower:.2f}": plain[chosen].mean()
             for lower in (0.0, 0.25, 0.5, 0.75)
             if bool((chosen := (sigmas >= lower) & (sigmas < lower + 0.25)).any())
         }

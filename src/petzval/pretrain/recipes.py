@@ -243,7 +243,9 @@ def mini_denoiser() -> DenoiserRecipe:
         stages=(
             DenoiserStage(
                 name="low",
-                objective=DenoiserConfig(bases=(128,), base_shares=(1.0,), batch_tokens=3072),
+                objective=DenoiserConfig(
+                    bases=(128,), base_shares=(1.0,), batch_tokens=3072, visible_share=0.75
+                ),
                 loop=LoopConfig(
                     optimizer=optimizer,
                     num_steps=100_000,
@@ -256,7 +258,11 @@ def mini_denoiser() -> DenoiserRecipe:
             DenoiserStage(
                 name="mixed",
                 objective=DenoiserConfig(
-                    bases=(128, 256), base_shares=(0.25, 0.75), batch_tokens=3072, seed=1
+                    bases=(128, 256),
+                    base_shares=(0.25, 0.75),
+                    batch_tokens=3072,
+                    visible_share=0.75,
+                    seed=1,
                 ),
                 loop=LoopConfig(
                     optimizer=OptimizerConfig(

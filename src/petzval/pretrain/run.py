@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from petzval.conditioning.tokenizer import PromptTokenizer
@@ -25,6 +26,7 @@ from petzval.pretrain.language_model import (
     LanguageModelObjective,
     initialise_language_model,
 )
+from petzval.pretrain.metric import visibility_metric
 from petzval.pretrain.preview import PREVIEW_PROMPTS, reconstruct, sample_pictures
 from petzval.pretrain.recipes import (
     AutoencoderRecipe,
@@ -57,6 +59,7 @@ from petzval.training.state import RunState
 from petzval.weights.checkpoint import Checkpoint
 
 Report = Callable[[str], None]
+_METRIC_SCENES = 96
 HELD_BACK = 10**9
 """Scene indices from here on are never trained on; previews and held-out losses use them."""
 
@@ -329,7 +332,10 @@ def _train_denoiser(
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=autoencoder_id,
         )
-        objective = DenoiserObjective(model, encoder, tokenizer, pool, stage.objective)
+        metric = None
+        if stage.objective.visible_share > 0:
+            metric = _metric(autoencoder, pool, stage, recipe.seed)
+        objective = DenoiserObjective(model, encoder, tokenizer, pool, stage.objective, metric)
         outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, options)
         if outcome.reason == "interrupted":
             return
@@ -338,6 +344,15 @@ def _train_denoiser(
         with state.ema.applied_to(model):
             results.save_result(folder, model, recipe.model)
         options.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _metric(
+    autoencoder: Autoencoder, pool: LatentPool, stage: DenoiserStage, seed: int
+) -> torch.Tensor:
+    """What the decoder makes visible, on cached latents of the stage's smallest family."""
+    grid = PRESETS[min(stage.objective.bases)]["1:1"].grid
+    drawn = pool.draw(0, grid, _METRIC_SCENES, np.random.default_rng((seed, 5)))
+    return visibility_metric(autoencoder, torch.stack([latents for latents, _ in drawn]), grid)
 
 
 def _take_weights(model: MMDiT, start: Path) -> None:
