@@ -26,7 +26,9 @@ from petzval.training.step import training_step
 CONFIG = DenoiserConfig(bases=(128,), base_shares=(1.0,), batch_tokens=512, steps_per_window=2)
 
 
-def objective(runs: Path, ledger: Path, config: DenoiserConfig = CONFIG) -> DenoiserObjective:
+def objective(
+    runs: Path, ledger: Path, config: DenoiserConfig = CONFIG, metric: Tensor | None = None
+) -> DenoiserObjective:
     torch.manual_seed(0)
     model = MMDiT(smoke_denoiser().model)
     model.initialise()
@@ -40,7 +42,7 @@ def objective(runs: Path, ledger: Path, config: DenoiserConfig = CONFIG) -> Deno
         autoencoder_id=results.fingerprint(runs / "vae"),
     )
     tokenizer = PromptTokenizer(runs / "tokenizer")
-    return DenoiserObjective(model, encoder, tokenizer, pool, config)
+    return DenoiserObjective(model, encoder, tokenizer, pool, config, metric)
 
 
 @pytest.fixture
@@ -61,6 +63,25 @@ def test_noise_levels_follow_the_logit_normal_and_are_stratified(
     distance = torch.maximum(distribution - ranks, ranks + 1 / count - distribution).max()
     assert count >= 100
     assert distance <= 1 / count + 1e-4
+
+
+def test_the_error_is_taken_in_the_metric_asked_for(smoke_runs: Path, tmp_path: Path) -> None:
+    weighted = dataclasses.replace(CONFIG, visible_share=0.75)
+    with pytest.raises(ValueError, match="metric"):
+        objective(smoke_runs, tmp_path / "ledger.jsonl", weighted)
+    width = smoke_denoiser().model.in_channels
+    metric = torch.diag(torch.linspace(0, 2, width))
+    made = objective(smoke_runs, tmp_path / "ledger.jsonl", weighted, metric)
+    plain = objective(smoke_runs, tmp_path / "other.jsonl")
+    batch = plain.batch(0)
+    with torch.no_grad():
+        loss, reference = made.loss(batch), plain.loss(batch)
+    # A new network predicts 0, so the error is the target: its squares, channel by channel.
+    squares = (batch.noise - batch.latents).square().mean(dim=(0, 1))
+    assert float(reference.value) == pytest.approx(float(squares.mean()), rel=1e-5)
+    assert float(loss.parts["loss_plain"]) == pytest.approx(float(reference.value), rel=1e-5)
+    expected = (squares * (0.25 + 0.75 * metric.diagonal())).mean()
+    assert float(loss.value) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_dropped_samples_lose_all_their_text(smoke_runs: Path, tmp_path: Path) -> None:

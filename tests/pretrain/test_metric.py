@@ -44,7 +44,9 @@ def test_it_predicts_how_far_pixels_move(smoke_runs: Path, tokens: torch.Tensor)
 
 def test_it_depends_on_the_seed_only(smoke_runs: Path, tokens: torch.Tensor) -> None:
     autoencoder = results.load_autoencoder(smoke_runs / "vae")
-    first, again, other = (visibility_metric(autoencoder, tokens, (4, 4), seed=s) for s in (1, 1, 2))
+    first, again, other = (
+        visibility_metric(autoencoder, tokens, (4, 4), seed=s) for s in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert (first - other).norm() < 0.2 * first.norm()
 
