@@ -15,6 +15,9 @@ from petzval.errors import DataError
 
 LENGTHS: tuple[str, ...] = ("tag", "short", "medium", "dense")
 LENGTH_WEIGHTS: tuple[float, ...] = (0.12, 0.33, 0.38, 0.17)
+DEFAULT_STYLE = "fluent-3d"
+"""What a prompt that names no style means."""
+
 _ALWAYS_SAID = 0.9
 _DEFAULT_STYLE_SAID = 0.4
 _TRAINING_SALT = 99
@@ -133,7 +136,7 @@ class _Speaker:
     def _says_style(self) -> bool:
         if self.scene.style in {"", "silhouette", "shape"} or self.scene.skill == "portrait":
             return False
-        default = self.scene.style == "fluent-3d"
+        default = self.scene.style == DEFAULT_STYLE
         return self._chance(_DEFAULT_STYLE_SAID if default else _ALWAYS_SAID)
 
     def _style_name(self) -> str:

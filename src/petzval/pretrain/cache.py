@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +33,9 @@ from petzval.models.vae import Autoencoder
 from petzval.pretrain.scenes import SceneSource, to_tensor
 from petzval.resolution import PRESETS, Resolution
 from petzval.training.metrics import read_metrics
+
+Weigh = Callable[[int, int, Resolution], float]
+"""Family, index and size of a scene → how often it is drawn, relative to the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +176,7 @@ class LatentPool:
         self._autoencoder_id = autoencoder_id
         self._known: dict[int, tuple[str, ...]] = {}
         self._checked: set[str] = set()
+        self._weighed: dict[str, NDArray[np.float64]] = {}
         for row in read_metrics(ledger):
             self._known[int(row["period"])] = tuple(row["shards"])
 
@@ -212,23 +217,54 @@ class LatentPool:
         return grids[int(rng.integers(len(grids)))]
 
     def draw(
-        self, step: int, grid: tuple[int, int], count: int, rng: np.random.Generator
+        self,
+        step: int,
+        grid: tuple[int, int],
+        count: int,
+        rng: np.random.Generator,
+        *,
+        weigh: Weigh | None = None,
+        caption_draws: int = 1,
     ) -> Iterator[tuple[Tensor, str]]:
         """Latents [S, C] and one caption each of `count` random scenes of a bucket.
 
         Distinct ones as long as there are enough.
+
+        Args:
+            weigh: how often a scene is drawn, relative to the others; None draws all alike.
+            caption_draws: the shortest of so many captions is taken.
         """
         names = [shard.name for shard in self.shards(step) if shard.grid == grid]
         opened = [_open_shard(str(self._folder / name)) for name in names]
         sizes = np.array([shard.latents.shape[0] for shard in opened])
         ends = np.cumsum(sizes)
         total = int(ends[-1])
-        places = rng.choice(total, size=count, replace=count > total)
+        chances = None
+        if weigh is not None:
+            weights = np.concatenate([self._weights(name, weigh) for name in names])
+            chances = weights / weights.sum()
+        places = rng.choice(total, size=count, replace=count > total, p=chances)
         for place in places:
             which = int(np.searchsorted(ends, place, side="right"))
             row = int(place - (ends[which] - sizes[which]))
             shard = opened[which]
-            yield shard.latents[row], shard.caption(row, int(rng.integers(shard.num_captions)))
+            variants = rng.integers(shard.num_captions, size=caption_draws)
+            captions = [shard.caption(row, int(variant)) for variant in variants]
+            yield shard.latents[row], min(captions, key=len)
+
+    def _weights(self, name: str, weigh: Weigh) -> NDArray[np.float64]:
+        """Weight of every scene of a shard, kept for the next time."""
+        if name not in self._weighed:
+            with safe_open(self._folder / name, "pt") as file:
+                header = json.loads((file.metadata() or {})["petzval"])
+                count = file.get_slice("latents").get_shape()[0]
+            shard = _shard(name)
+            size = Resolution(16 * shard.grid[0], 16 * shard.grid[1])
+            first = int(header["first"])
+            self._weighed[name] = np.array(
+                [weigh(shard.base, index, size) for index in range(first, first + count)]
+            )
+        return self._weighed[name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,6 +97,7 @@ class DenoiserRecipe:
     autoencoder: str = "vae"
     encoder: str = "language_model"
     latents: str = "latents"
+    scenes: Scenes = "sprites"
     rescan_steps: int = 64
     preview_steps: int = 12
     preview_guidance: float = 3.0
@@ -244,7 +245,12 @@ def mini_denoiser() -> DenoiserRecipe:
             DenoiserStage(
                 name="low",
                 objective=DenoiserConfig(
-                    bases=(128,), base_shares=(1.0,), batch_tokens=3072, visible_share=0.75
+                    bases=(128,),
+                    base_shares=(1.0,),
+                    batch_tokens=3072,
+                    plain_factor=5.0,
+                    caption_draws=2,
+                    visible_share=0.75,
                 ),
                 loop=LoopConfig(
                     optimizer=optimizer,
@@ -261,6 +267,8 @@ def mini_denoiser() -> DenoiserRecipe:
                     bases=(128, 256),
                     base_shares=(0.25, 0.75),
                     batch_tokens=3072,
+                    plain_factor=5.0,
+                    caption_draws=2,
                     visible_share=0.75,
                     seed=1,
                 ),
@@ -343,7 +351,14 @@ def smoke_denoiser() -> DenoiserRecipe:
     """Seconds: a tiny denoiser through both stages."""
     low = DenoiserConfig(batch_tokens=256, steps_per_window=2)
     mixed = DenoiserConfig(
-        bases=(128, 256), base_shares=(0.5, 0.5), batch_tokens=256, steps_per_window=2, seed=1
+        bases=(128, 256),
+        base_shares=(0.5, 0.5),
+        batch_tokens=256,
+        steps_per_window=2,
+        plain_factor=3.0,
+        caption_draws=2,
+        visible_share=0.5,
+        seed=1,
     )
     loop = LoopConfig(
         optimizer=OptimizerConfig(kind="muon", learning_rate=1e-3, warmup_steps=5),
@@ -363,6 +378,7 @@ def smoke_denoiser() -> DenoiserRecipe:
             DenoiserStage(name="low", objective=low, loop=loop, minutes_share=0.5),
             DenoiserStage(name="mixed", objective=mixed, loop=loop, minutes_share=0.5),
         ),
+        scenes="coloured_squares",
         rescan_steps=4,
         preview_steps=2,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from petzval.conditioning.tokenizer import PromptTokenizer
-from petzval.config import to_mapping
+from petzval.config import from_mapping, read_json, to_mapping
 from petzval.errors import TrainingError
 from petzval.inference.variants import locate
 from petzval.models.mmdit import MMDiT
@@ -49,7 +49,7 @@ from petzval.pretrain.vae import (
     initialise_autoencoder,
     statistics_images,
 )
-from petzval.resolution import PRESETS
+from petzval.resolution import PRESETS, Resolution
 from petzval.training.checkpoint import CHECKPOINTS, list_checkpoints, load_weights
 from petzval.training.ema import Ema
 from petzval.training.loop import LoopConfig, Outcome, train
@@ -60,6 +60,7 @@ from petzval.weights.checkpoint import Checkpoint
 
 Report = Callable[[str], None]
 _METRIC_SCENES = 96
+_RUN_FACTS = ("recipe", "torch", "session")
 HELD_BACK = 10**9
 """Scene indices from here on are never trained on; previews and held-out losses use them."""
 
@@ -145,7 +146,9 @@ def run(
     elif isinstance(recipe, LatentsRecipe):
         _make_latents(recipe, data_folder, run_folder, place, shards, report)
     else:
-        _train_denoiser(recipe, run_folder, PromptTokenizer(tokenizer), place, start, options)
+        _train_denoiser(
+            recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, start, options
+        )
     return run_folder
 
 
@@ -296,6 +299,7 @@ def _make_latents(
 
 def _train_denoiser(
     recipe: DenoiserRecipe,
+    data_folder: Path,
     folder: Path,
     tokenizer: PromptTokenizer,
     device: torch.device,
@@ -307,6 +311,7 @@ def _train_denoiser(
     encoder = results.load_encoder(beside / recipe.encoder, recipe.model.selected_layer_index)
     encoder.to(device)
     autoencoder_id = results.fingerprint(beside / recipe.autoencoder)
+    is_plain = _plainness(beside / recipe.latents, recipe.scenes, data_folder)
     previous: Path | None = None
     for number, stage in enumerate(recipe.stages):
         later = [
@@ -335,7 +340,9 @@ def _train_denoiser(
         metric = None
         if stage.objective.visible_share > 0:
             metric = _metric(autoencoder, pool, stage, recipe.seed)
-        objective = DenoiserObjective(model, encoder, tokenizer, pool, stage.objective, metric)
+        objective = DenoiserObjective(
+            model, encoder, tokenizer, pool, stage.objective, metric, is_plain
+        )
         outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, options)
         if outcome.reason == "interrupted":
             return
@@ -344,6 +351,20 @@ def _train_denoiser(
         with state.ema.applied_to(model):
             results.save_result(folder, model, recipe.model)
         options.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _plainness(
+    latents: Path, kind: Scenes, data_folder: Path
+) -> Callable[[int, int, Resolution], bool]:
+    """Family, index and size of a cached scene → whether it is plain, by the cache's own recipe."""
+    recipe = from_mapping(
+        LatentsRecipe,
+        {k: v for k, v in read_json(latents / "recipe.json").items() if k not in _RUN_FACTS},
+        where=str(latents / "recipe.json"),
+    )
+    seeds = {part.base: recipe.seed + part.seed for part in recipe.parts}
+    sources = {base: _scenes(kind, data_folder, seed) for base, seed in seeds.items()}
+    return lambda base, index, size: sources[base].is_plain(index, size)
 
 
 def _metric(

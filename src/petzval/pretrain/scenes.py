@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petzval.data.caption import training_caption
+from petzval.data.caption import DEFAULT_STYLE, training_caption
 from petzval.data.languages import LANGUAGES
 from petzval.data.render import render_scene
 from petzval.data.scene import Scene, sample_scene
@@ -42,6 +42,10 @@ class SceneSource(Protocol):
 
     def caption(self, index: int, resolution: Resolution, variant: int = 0) -> str:
         """An English caption; variants differ in length and wording."""
+        ...
+
+    def is_plain(self, index: int, resolution: Resolution) -> bool:
+        """Whether the scene is one large thing that everybody knows, in the default style."""
         ...
 
     def example(self, index: int) -> Example:
@@ -80,6 +84,14 @@ class SpriteScenes:
     def caption(self, index: int, resolution: Resolution, variant: int = 0) -> str:
         """A caption of scene `index`, its length drawn as well."""
         return training_caption(self._scene(index, resolution), seed=variant)
+
+    def is_plain(self, index: int, resolution: Resolution) -> bool:
+        """One large thing of the core vocabulary, as an unstyled prompt for it means it."""
+        scene = self._scene(index, resolution)
+        if scene.skill != "single" or scene.style != DEFAULT_STYLE:
+            return False
+        thing = scene.objects[0]
+        return thing.size == "large" and self._library.concepts[thing.concept].core
 
     def example(self, index: int) -> Example:
         """Example `index` of the corpus."""
@@ -123,6 +135,10 @@ class ColouredSquares:
         colour, place = self._truth(index)
         patterns = ("a {} square on the {}", "A {} square stands on the {} of a white picture.")
         return patterns[variant % 2].format(colour, place)
+
+    def is_plain(self, index: int, resolution: Resolution) -> bool:
+        """The red ones."""
+        return self._truth(index)[0] == "red"
 
     def example(self, index: int) -> Example:
         """Colour and place, every third prompt in Spanish."""
