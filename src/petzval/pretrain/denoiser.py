@@ -47,6 +47,7 @@ class DenoiserConfig:
             of all areas cost alike.
         text_dropout: share of the samples that lose all their text.
         sigma_std: standard deviation of logit(t).
+        text_multiple: the padded length of a batch's text is rounded up to one of it.
         plain_factor: how much oftener a plain scene is drawn than another: one large thing of the
             core vocabulary in the style that an unstyled prompt means.
         caption_draws: the shortest of so many captions of a scene is used.
@@ -59,6 +60,7 @@ class DenoiserConfig:
     steps_per_window: int = 4
     text_dropout: float = 0.1
     sigma_std: float = 1.0
+    text_multiple: int = 8
     plain_factor: float = 1.0
     caption_draws: int = 1
     visible_share: float = 0.0
@@ -149,7 +151,7 @@ class DenoiserObjective:
         sigmas = sample_training_sigmas(
             len(samples), latents.shape[1], generator, std=config.sigma_std
         )
-        ids, mask = pad([sample.text_ids for sample in samples], self._fill)
+        ids, mask = pad([s.text_ids for s in samples], self._fill, multiple=config.text_multiple)
         noise = torch.randn(latents.shape, generator=generator)
         return DenoiserBatch(
             latents=latents, noise=noise, sigmas=sigmas, grid=grid, ids=ids, mask=mask

@@ -58,9 +58,15 @@ class SortedWindows(Generic[SampleT]):
         return self._batches[position]
 
 
-def pad(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids, padded on the right → ids [B, T] and mask [B, T], True where real."""
-    width = max(len(row) for row in rows)
+def pad(rows: Sequence[Sequence[int]], fill: int, *, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Rows of ids, padded on the right → ids [B, T] and mask [B, T], True where real.
+
+    Args:
+        rows: of any lengths, also none.
+        fill: id of the padding.
+        multiple: T is rounded up to one of it: fewer shapes, for each of which kernels are made.
+    """
+    width = -(-max(len(row) for row in rows) // multiple) * multiple
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for number, row in enumerate(rows):
