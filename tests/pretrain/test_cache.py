@@ -22,6 +22,7 @@ from petzval.pretrain.cache import (
     write_shard,
 )
 from petzval.pretrain.scenes import ColouredSquares, to_tensor
+from petzval.resolution import Resolution
 
 CONFIG = CacheConfig(base=128, num_shards=3, shard_size=4, num_captions=2)
 
@@ -122,3 +123,25 @@ def test_scenes_are_distinct_while_there_are_enough(folder: Path) -> None:
     latents = [tokens for tokens, _ in pool(folder).draw(0, (8, 8), 4, rng)]
     assert len({tuple(tokens.flatten()[:8].tolist()) for tokens in latents}) > 1
     assert len(list(pool(folder).draw(0, (8, 8), 40, rng))) == 40
+
+
+def test_weighted_scenes_are_drawn_oftener_and_short_captions_preferred(
+    folder: Path, tmp_path: Path
+) -> None:
+    asked: list[tuple[int, int, Resolution]] = []
+
+    def weigh(base: int, index: int, size: Resolution) -> float:
+        asked.append((base, index, size))
+        return 1.0 if index == 2 else 0.0
+
+    size = shard_resolution(CONFIG, 0)
+    weighted = LatentPool(
+        folder, tmp_path / "ledger.jsonl", rescan_steps=10, autoencoder_id="abc",
+        weigh=weigh, caption_draws=30,
+    )  # fmt: skip
+    drawn = list(weighted.draw(0, size.grid, 40, np.random.default_rng(0)))
+    # Thirty draws of two captions all but surely hold the short one.
+    assert {text for _, text in drawn} == {ColouredSquares(3).caption(2, size, 0)}
+    assert asked == [(128, index, size) for index in range(4)]
+    list(weighted.draw(0, size.grid, 40, np.random.default_rng(1)))
+    assert len(asked) == 4

@@ -165,11 +165,22 @@ class LatentPool:
         ledger: JSON-lines file of the run.
         rescan_steps: steps between looks; a multiple of the window.
         autoencoder_id: shards of another autoencoder are refused.
+        weigh: how often a scene is drawn, relative to the others; None draws all alike.
+        caption_draws: the shortest of so many captions of a scene is taken.
     """
 
     def __init__(
-        self, folder: Path, ledger: Path, *, rescan_steps: int, autoencoder_id: str
+        self,
+        folder: Path,
+        ledger: Path,
+        *,
+        rescan_steps: int,
+        autoencoder_id: str,
+        weigh: Weigh | None = None,
+        caption_draws: int = 1,
     ) -> None:
+        self._weigh = weigh
+        self._caption_draws = caption_draws
         self._folder = folder
         self._ledger = ledger
         self._rescan_steps = rescan_steps
@@ -217,22 +228,11 @@ class LatentPool:
         return grids[int(rng.integers(len(grids)))]
 
     def draw(
-        self,
-        step: int,
-        grid: tuple[int, int],
-        count: int,
-        rng: np.random.Generator,
-        *,
-        weigh: Weigh | None = None,
-        caption_draws: int = 1,
+        self, step: int, grid: tuple[int, int], count: int, rng: np.random.Generator
     ) -> Iterator[tuple[Tensor, str]]:
         """Latents [S, C] and one caption each of `count` random scenes of a bucket.
 
         Distinct ones as long as there are enough.
-
-        Args:
-            weigh: how often a scene is drawn, relative to the others; None draws all alike.
-            caption_draws: the shortest of so many captions is taken.
         """
         names = [shard.name for shard in self.shards(step) if shard.grid == grid]
         opened = [_open_shard(str(self._folder / name)) for name in names]
@@ -240,15 +240,15 @@ class LatentPool:
         ends = np.cumsum(sizes)
         total = int(ends[-1])
         chances = None
-        if weigh is not None:
-            weights = np.concatenate([self._weights(name, weigh) for name in names])
+        if self._weigh is not None:
+            weights = np.concatenate([self._weights(name, self._weigh) for name in names])
             chances = weights / weights.sum()
         places = rng.choice(total, size=count, replace=count > total, p=chances)
         for place in places:
             which = int(np.searchsorted(ends, place, side="right"))
             row = int(place - (ends[which] - sizes[which]))
             shard = opened[which]
-            variants = rng.integers(shard.num_captions, size=caption_draws)
+            variants = rng.integers(shard.num_captions, size=self._caption_draws)
             captions = [shard.caption(row, int(variant)) for variant in variants]
             yield shard.latents[row], min(captions, key=len)
 

@@ -16,7 +16,7 @@ Departures, numbered:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,6 @@ from petzval.models.mmdit import MMDiT
 from petzval.pretrain.cache import LatentPool
 from petzval.pretrain.metric import blend
 from petzval.pretrain.windows import SortedWindows, pad
-from petzval.resolution import Resolution
 from petzval.training.objective import Loss
 
 
@@ -48,9 +47,6 @@ class DenoiserConfig:
         text_dropout: share of the samples that lose all their text.
         sigma_std: standard deviation of logit(t).
         text_multiple: the padded length of a batch's text is rounded up to one of it.
-        plain_factor: how much oftener a plain scene is drawn than another: one large thing of the
-            core vocabulary in the style that an unstyled prompt means.
-        caption_draws: the shortest of so many captions of a scene is used.
         visible_share: share of the decoder's metric in the loss's; 0 is the plain mean square.
     """
 
@@ -61,8 +57,6 @@ class DenoiserConfig:
     text_dropout: float = 0.1
     sigma_std: float = 1.0
     text_multiple: int = 8
-    plain_factor: float = 1.0
-    caption_draws: int = 1
     visible_share: float = 0.0
     max_tokens: int = 192
     seed: int = 0
@@ -106,7 +100,6 @@ class DenoiserObjective:
         tokenizer: of the encoder.
         pool: latents and captions.
         metric: [C, C], what the decoder makes visible; needed where `visible_share` is not 0.
-        is_plain: tells of a cached scene whether it is plain; needed where `plain_factor` is not 1.
     """
 
     def __init__(
@@ -117,19 +110,15 @@ class DenoiserObjective:
         pool: LatentPool,
         config: DenoiserConfig,
         metric: Tensor | None = None,
-        is_plain: Callable[[int, int, Resolution], bool] | None = None,
     ) -> None:
         if config.visible_share > 0 and metric is None:
             raise ValueError("visible_share needs the decoder's metric")
-        if config.plain_factor != 1 and is_plain is None:
-            raise ValueError("plain_factor needs to be told which scenes are plain")
         self.model = model
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pool = pool
         self.config = config
         self._metric = None if metric is None else blend(metric, config.visible_share)
-        self._is_plain = is_plain
         self._prefix: PrefixCache | None = None
         self._windows: dict[tuple[int, int], SortedWindows[DenoiserSample]] = {}
 
@@ -180,14 +169,7 @@ class DenoiserObjective:
         config = self.config
         rng = np.random.default_rng((config.seed, window, 2))
         count = batch_size * config.steps_per_window
-        drawn = self.pool.draw(
-            window * config.steps_per_window,
-            grid,
-            count,
-            rng,
-            weigh=None if config.plain_factor == 1 else self._weigh,
-            caption_draws=config.caption_draws,
-        )
+        drawn = self.pool.draw(window * config.steps_per_window, grid, count, rng)
         samples: list[DenoiserSample] = []
         for latents, caption in drawn:
             dropped = rng.random() < config.text_dropout
@@ -196,10 +178,6 @@ class DenoiserObjective:
                 ids = self.tokenizer.encode(caption, max_tokens=config.max_tokens + 97).text_ids
             samples.append(DenoiserSample(latents=latents, text_ids=ids))
         return samples
-
-    def _weigh(self, base: int, index: int, size: Resolution) -> float:
-        assert self._is_plain is not None
-        return self.config.plain_factor if self._is_plain(base, index, size) else 1.0
 
     @torch.no_grad()
     def features(self, ids: Tensor, mask: Tensor) -> list[Tensor]:

@@ -75,12 +75,17 @@ class DenoiserStage:
 
     Attributes:
         minutes_share: of the minutes that are given to the whole run.
+        plain_factor: how much oftener a plain scene is drawn than another: one large thing of the
+            core vocabulary in the style that an unstyled prompt means.
+        caption_draws: the shortest of so many captions of a scene is used.
     """
 
     name: str
     objective: DenoiserConfig
     loop: LoopConfig
     minutes_share: float = 1.0
+    plain_factor: float = 1.0
+    caption_draws: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,8 +253,6 @@ def mini_denoiser() -> DenoiserRecipe:
                     bases=(128,),
                     base_shares=(1.0,),
                     batch_tokens=3072,
-                    plain_factor=5.0,
-                    caption_draws=2,
                     visible_share=0.75,
                 ),
                 loop=LoopConfig(
@@ -260,6 +263,8 @@ def mini_denoiser() -> DenoiserRecipe:
                     ema_decay=0.998,
                 ),
                 minutes_share=0.55,
+                plain_factor=5.0,
+                caption_draws=2,
             ),
             DenoiserStage(
                 name="mixed",
@@ -267,8 +272,6 @@ def mini_denoiser() -> DenoiserRecipe:
                     bases=(128, 256),
                     base_shares=(0.25, 0.75),
                     batch_tokens=3072,
-                    plain_factor=5.0,
-                    caption_draws=2,
                     visible_share=0.75,
                     seed=1,
                 ),
@@ -289,6 +292,8 @@ def mini_denoiser() -> DenoiserRecipe:
                     ema_decay=0.998,
                 ),
                 minutes_share=0.45,
+                plain_factor=5.0,
+                caption_draws=2,
             ),
         ),
     )
@@ -355,8 +360,6 @@ def smoke_denoiser() -> DenoiserRecipe:
         base_shares=(0.5, 0.5),
         batch_tokens=256,
         steps_per_window=2,
-        plain_factor=3.0,
-        caption_draws=2,
         visible_share=0.5,
         seed=1,
     )
@@ -376,7 +379,14 @@ def smoke_denoiser() -> DenoiserRecipe:
         ),
         stages=(
             DenoiserStage(name="low", objective=low, loop=loop, minutes_share=0.5),
-            DenoiserStage(name="mixed", objective=mixed, loop=loop, minutes_share=0.5),
+            DenoiserStage(
+                name="mixed",
+                objective=mixed,
+                loop=loop,
+                minutes_share=0.5,
+                plain_factor=3.0,
+                caption_draws=2,
+            ),
         ),
         scenes="coloured_squares",
         rescan_steps=4,

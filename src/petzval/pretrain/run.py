@@ -17,7 +17,7 @@ from petzval.inference.variants import locate
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
-from petzval.pretrain.cache import LatentPool, missing_shards, write_shard
+from petzval.pretrain.cache import LatentPool, Weigh, missing_shards, write_shard
 from petzval.pretrain.card import machine
 from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.export import export_checkpoint
@@ -336,13 +336,13 @@ def _train_denoiser(
             stage_folder / "shards.jsonl",
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=autoencoder_id,
+            weigh=None if stage.plain_factor == 1 else _weigh(stage.plain_factor, is_plain),
+            caption_draws=stage.caption_draws,
         )
         metric = None
         if stage.objective.visible_share > 0:
             metric = _metric(autoencoder, pool, stage, recipe.seed)
-        objective = DenoiserObjective(
-            model, encoder, tokenizer, pool, stage.objective, metric, is_plain
-        )
+        objective = DenoiserObjective(model, encoder, tokenizer, pool, stage.objective, metric)
         outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, options)
         if outcome.reason == "interrupted":
             return
@@ -351,6 +351,10 @@ def _train_denoiser(
         with state.ema.applied_to(model):
             results.save_result(folder, model, recipe.model)
         options.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _weigh(factor: float, is_plain: Callable[[int, int, Resolution], bool]) -> Weigh:
+    return lambda base, index, size: factor if is_plain(base, index, size) else 1.0
 
 
 def _plainness(
