@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from petzval.data.balance import Balance, lens_table, main, measure
-from petzval.data.bucket_sampler import BucketMode
 from petzval.data.packed_sampler import PackedMode
 from petzval.data.packing import CostModel
 from petzval.data.sample_table import SampleTable
-from petzval.data.sampler import SamplerConfig, build_sampler
+from petzval.data.sampler import MODES, Mode, SamplerConfig, build_sampler
 
 
 @pytest.fixture(scope="module")
@@ -17,21 +16,21 @@ def corpus() -> SampleTable:
     return lens_table(30_000)
 
 
-def balance(corpus: SampleTable, mode: BucketMode | PackedMode, num_ranks: int) -> Balance:
+def balance(corpus: SampleTable, mode: Mode, num_ranks: int) -> Balance:
     sampler = build_sampler(corpus, SamplerConfig(num_virtual_ranks=num_ranks, mode=mode))
-    budget = mode.token_budget if isinstance(mode, PackedMode) else None
+    budget = PackedMode().token_budget if mode == "packed" else None
     return measure(sampler, 160 // num_ranks, CostModel(), budget)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 8, 32])
 def test_packed_ranks_cost_alike_and_are_full(corpus: SampleTable, num_ranks: int) -> None:
-    packed = balance(corpus, PackedMode(), num_ranks)
+    packed = balance(corpus, "packed", num_ranks)
     assert 1 <= packed.imbalance <= packed.worst_imbalance <= 1.05
     assert 0 <= packed.padding <= 0.02
 
 
 def test_bucket_ranks_do_not(corpus: SampleTable) -> None:
-    bucket, packed = (balance(corpus, mode, 32) for mode in (BucketMode(), PackedMode()))
+    bucket, packed = (balance(corpus, mode, 32) for mode in MODES)
     assert 1.10 <= bucket.imbalance <= 1.3
     assert bucket.imbalance > packed.imbalance + 0.08
     assert bucket.padding == 0  # it has no budget to fill

@@ -25,6 +25,11 @@ def test_an_index_in_order_needs_no_rows() -> None:
     assert made.image_tokens == (4, 9, 0, 16)
     assert made.num_samples == 6
     assert made.ids_in_bucket(3, np.array([0, 2])).tolist() == [3, 5]
+    by_totals = SampleTable(
+        counts=(2, 1, 0, 3), image_tokens=(4, 9, 0, 16), text_tokens=np.arange(6)
+    )
+    assert by_totals.ids_in_bucket(3, np.array([0, 2])).tolist() == [3, 5]
+    assert by_totals.num_samples == 6
 
 
 def test_an_index_in_any_order_gives_the_ids_of_its_rows() -> None:

@@ -12,19 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from petzval.config import from_mapping, to_mapping
 from petzval.data.balance import lens_table
 from petzval.data.bucket_sampler import LENS_BATCH_SIZES, BucketMode, batch_size_of
 from petzval.data.packed_sampler import MAX_WAITING, PackedMode
 from petzval.data.packing import CostModel
 from petzval.data.sample_stream import GlobalStep, Sampler, SamplerState
 from petzval.data.sample_table import SampleTable
-from petzval.data.sampler import SamplerConfig, build_sampler, steps
+from petzval.data.sampler import MODES, Mode, SamplerConfig, build_sampler, steps
 from petzval.errors import ConfigError, DataError, TrainingError
 
-MODES: dict[str, BucketMode | PackedMode] = {
-    "bucket": BucketMode(),
-    "packed": PackedMode(token_budget=12288),
-}
+SMALL = PackedMode(token_budget=12288)
 each_mode = pytest.mark.parametrize("mode", MODES)
 
 
@@ -37,8 +35,8 @@ def corpus() -> SampleTable:
     return made
 
 
-def sampler_of(corpus: SampleTable, mode: str, **changes: Any) -> Sampler:
-    return build_sampler(corpus, SamplerConfig(mode=MODES[mode], **changes))
+def sampler_of(corpus: SampleTable, mode: Mode, **changes: Any) -> Sampler:
+    return build_sampler(corpus, SamplerConfig(mode=mode, packed=SMALL, **changes))
 
 
 def run(sampler: Sampler, state: SamplerState, count: int) -> list[tuple[GlobalStep, SamplerState]]:
@@ -56,7 +54,7 @@ def uses(sampler: Sampler, num_epochs: int) -> Counter[tuple[int, int]]:
 
 
 @each_mode
-def test_every_id_is_used_once_an_epoch(corpus: SampleTable, mode: str) -> None:
+def test_every_id_is_used_once_an_epoch(corpus: SampleTable, mode: Mode) -> None:
     used = uses(sampler_of(corpus, mode), num_epochs=2)
     for epoch in range(2):
         times = [used[epoch, sample] for sample in range(700)]
@@ -69,22 +67,24 @@ def test_every_id_is_used_once_an_epoch(corpus: SampleTable, mode: str) -> None:
     buckets=st.lists(st.integers(0, 5), min_size=1, max_size=60),
     virtual_ranks=st.integers(1, 9),
     seed=st.integers(0, 2**40),
-    mode=st.sampled_from([BucketMode(), PackedMode(token_budget=9000)]),
+    mode=st.sampled_from(MODES),
 )
 def test_any_small_corpus_is_used_once_an_epoch(
-    buckets: list[int], virtual_ranks: int, seed: int, mode: BucketMode | PackedMode
+    buckets: list[int], virtual_ranks: int, seed: int, mode: Mode
 ) -> None:
     """Also one with less samples than a step takes, and in an index of any order."""
     column = np.array(buckets)
     sizes = np.array([968, 1064, 2304, 2400, 3888, 4232])[column]
     corpus = SampleTable.from_columns(column, sizes, np.arange(len(buckets)) % 300)
-    config = SamplerConfig(seed=seed, num_virtual_ranks=virtual_ranks, mode=mode)
+    config = SamplerConfig(
+        seed=seed, num_virtual_ranks=virtual_ranks, mode=mode, packed=PackedMode(token_budget=9000)
+    )
     used = uses(build_sampler(corpus, config), num_epochs=2)
     assert all(used[epoch, i] == 1 for epoch in range(2) for i in range(len(buckets)))
 
 
 @each_mode
-def test_an_epoch_has_an_order_of_its_own(corpus: SampleTable, mode: str) -> None:
+def test_an_epoch_has_an_order_of_its_own(corpus: SampleTable, mode: Mode) -> None:
     order: dict[int, list[int]] = {0: [], 1: []}
     for step, _ in run(sampler_of(corpus, mode), sampler_of(corpus, mode).start(), 20):
         for sample in step.samples:
@@ -98,7 +98,7 @@ def test_an_epoch_has_an_order_of_its_own(corpus: SampleTable, mode: str) -> Non
 
 @each_mode
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
-def test_any_world_size_consumes_the_same(corpus: SampleTable, mode: str, world_size: int) -> None:
+def test_any_world_size_consumes_the_same(corpus: SampleTable, mode: Mode, world_size: int) -> None:
     sampler = sampler_of(corpus, mode)
     for step, _ in run(sampler, sampler.start(), 12):
         shared = [step.of_rank(rank, world_size) for rank in range(world_size)]
@@ -108,7 +108,7 @@ def test_any_world_size_consumes_the_same(corpus: SampleTable, mode: str, world_
 
 
 @each_mode
-def test_a_run_resumes_at_any_step(corpus: SampleTable, mode: str) -> None:
+def test_a_run_resumes_at_any_step(corpus: SampleTable, mode: Mode) -> None:
     """Across the end of an epoch, from the text that a checkpoint keeps, in a new process."""
     whole = run(sampler_of(corpus, mode), sampler_of(corpus, mode).start(), 34)
     assert {sample.epoch for step, _ in whole for sample in step.samples} >= {0, 1, 2}
@@ -165,7 +165,7 @@ def test_fixed_shares_are_kept_and_each_bucket_has_its_own_epochs() -> None:
     buckets = np.repeat([0, 1, 2], [40, 400, 50])
     corpus = SampleTable.from_columns(buckets, np.array([1024, 2304, 64])[buckets], buckets)
     mode = BucketMode(shares=(3.0, 1.0, 0.0))
-    sampler = build_sampler(corpus, SamplerConfig(num_virtual_ranks=4, mode=mode))
+    sampler = build_sampler(corpus, SamplerConfig(num_virtual_ranks=4, bucket=mode))
     drawn = run(sampler, sampler.start(), 100)
     batches = Counter(batch[0].bucket for step, _ in drawn for batch in step.batches)
     assert abs(batches[0] / 400 - 0.75) < 0.06
@@ -189,6 +189,12 @@ def test_by_default_buckets_run_out_together() -> None:
     assert (areas[0] / areas[1]).max() < 0.65
 
 
+def test_settings_survive_a_file() -> None:
+    config = SamplerConfig(mode="packed", packed=SMALL, bucket=BucketMode(shares=(1.0, 2.5)))
+    stored = json.loads(json.dumps(to_mapping(config)))
+    assert from_mapping(SamplerConfig, stored, where="recipe") == config
+
+
 def test_a_state_of_another_stream_is_refused(corpus: SampleTable) -> None:
     state = sampler_of(corpus, "bucket").start()
     others = [
@@ -196,7 +202,7 @@ def test_a_state_of_another_stream_is_refused(corpus: SampleTable) -> None:
         sampler_of(corpus, "bucket", seed=1),
         sampler_of(corpus, "bucket", num_virtual_ranks=4),
         sampler_of(lens_table(699), "bucket"),
-        build_sampler(corpus, SamplerConfig(mode=BucketMode(batch_sizes=((1024, 4),)))),
+        build_sampler(corpus, SamplerConfig(bucket=BucketMode(batch_sizes=((1024, 4),)))),
     ]
     for other in others:
         with pytest.raises(TrainingError, match="another corpus or to other settings"):
@@ -237,12 +243,12 @@ def test_settings_that_do_not_fit_the_corpus(mode: BucketMode, message: str) -> 
     column = np.array([0, 2])
     corpus = SampleTable.from_columns(column, np.array([64, 100]), np.array([5, 5]))
     with pytest.raises(ConfigError, match=message):
-        build_sampler(corpus, SamplerConfig(mode=mode))
+        build_sampler(corpus, SamplerConfig(bucket=mode))
 
 
 def test_a_budget_below_the_largest_sample_is_refused(corpus: SampleTable) -> None:
     with pytest.raises(DataError, match="more than the budget of 4200"):
-        build_sampler(corpus, SamplerConfig(mode=PackedMode(token_budget=4200)))
+        build_sampler(corpus, SamplerConfig(mode="packed", packed=PackedMode(token_budget=4200)))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from itertools import islice
 
 import numpy as np
 
-from petzval.data.bucket_sampler import LENS_BATCH_SIZES, BucketMode
+from petzval.data.bucket_sampler import LENS_BATCH_SIZES
 from petzval.data.packed_sampler import PackedMode
 from petzval.data.packing import CostModel
 from petzval.data.sample_stream import GlobalStep, Sampler
 from petzval.data.sample_table import SampleTable
-from petzval.data.sampler import SamplerConfig, build_sampler, steps
+from petzval.data.sampler import MODES, SamplerConfig, build_sampler, steps
 from petzval.resolution import PRESETS
 
 BASES = (512, 768, 1024)
@@ -100,16 +100,17 @@ def main(
     """Print a table in Markdown: each mode at each number of virtual ranks."""
     corpus = lens_table(num_samples)
     packed = PackedMode()
-    modes = {"bucket": (BucketMode(), None), "packed": (packed, packed.token_budget)}
+    budgets = {"bucket": None, "packed": packed.token_budget}
     print("| ranks | mode | cost, dearest / mean | worst step | padding | waiting at most |")
     print("| --: | --- | --: | --: | --: | --: |")
     for num_ranks in rank_counts:
-        for name, (mode, budget) in modes.items():
+        for mode in MODES:
             sampler = build_sampler(corpus, SamplerConfig(num_virtual_ranks=num_ranks, mode=mode))
+            budget = budgets[mode]
             found = measure(sampler, num_batches // num_ranks, packed.cost_model, budget)
             padding = "–" if budget is None else f"{found.padding:.1%}"
             print(
-                f"| {num_ranks} | {name} | {found.imbalance:.3f} | {found.worst_imbalance:.3f} "
+                f"| {num_ranks} | {mode} | {found.imbalance:.3f} | {found.worst_imbalance:.3f} "
                 f"| {padding} | {found.most_waiting} |"
             )
 

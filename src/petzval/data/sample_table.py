@@ -19,6 +19,9 @@ from petzval.errors import DataError
 class SampleTable:
     """The columns of a corpus; build one with `from_columns`.
 
+    An index that is sorted by bucket can also be given by its totals and its text lengths alone,
+    which may be a memory-mapped array: nothing of the size of the corpus is then built.
+
     Attributes:
         counts: samples of each bucket.
         image_tokens: tokens of one picture of each bucket; 0 for a bucket without samples.

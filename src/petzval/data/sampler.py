@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from petzval.config import check_ranges, setting
 from petzval.data.bucket_sampler import BucketMode, BucketSampler
@@ -20,20 +21,26 @@ from petzval.data.packed_sampler import PackedMode, PackedSampler
 from petzval.data.sample_stream import GlobalStep, Sampler, SamplerState
 from petzval.data.sample_table import SampleTable
 
+Mode: TypeAlias = Literal["bucket", "packed"]
+MODES: tuple[Mode, ...] = ("bucket", "packed")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """Settings of the sampler; all of them decide the stream of samples.
+    """Settings of the sampler; they decide the stream of samples.
 
     Attributes:
         seed: of all orders and draws.
         num_virtual_ranks: batches of a global step. World sizes that divide it can run it.
-        mode: how a batch is made.
+        mode: how a batch is made; the settings of the other mode are not looked at.
+        bucket, packed: settings of each mode.
     """
 
     seed: int = 0
     num_virtual_ranks: int = setting(8, minimum=1)
-    mode: BucketMode | PackedMode = BucketMode()
+    mode: Mode = "bucket"
+    bucket: BucketMode = BucketMode()
+    packed: PackedMode = PackedMode()
 
     def __post_init__(self) -> None:
         check_ranges(self, where="sampler")
@@ -46,13 +53,10 @@ def build_sampler(table: SampleTable, config: SamplerConfig) -> Sampler:
         ConfigError: batch sizes or shares that do not fit the corpus.
         DataError: a sample that no budget holds.
     """
-    if isinstance(config.mode, BucketMode):
-        return BucketSampler(
-            table, config.mode, seed=config.seed, num_virtual_ranks=config.num_virtual_ranks
-        )
-    return PackedSampler(
-        table, config.mode, seed=config.seed, num_virtual_ranks=config.num_virtual_ranks
-    )
+    seed, num_virtual_ranks = config.seed, config.num_virtual_ranks
+    if config.mode == "bucket":
+        return BucketSampler(table, config.bucket, seed=seed, num_virtual_ranks=num_virtual_ranks)
+    return PackedSampler(table, config.packed, seed=seed, num_virtual_ranks=num_virtual_ranks)
 
 
 def steps(sampler: Sampler, state: SamplerState) -> Iterator[tuple[GlobalStep, SamplerState]]:
