@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.case import Case
-from benchmarks.cases import command_line, denoiser, encoder, full_width
+from benchmarks.cases import command_line, denoiser, encoder, full_width, packed
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
+    *packed.CASES,
     *encoder.CASES,
     *command_line.CASES,
     *full_width.CASES,

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from petzval.kernels import fast
+from petzval.kernels import fast, varlen
 from petzval.kernels import reference as slow
+from petzval.kernels.sequences import Sequences
 
 _use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=False)
+
+
+def _in_reference() -> bool:
+    """Inside a `reference` block; never in a compiled graph, which cannot read the variable."""
+    return not torch.compiler.is_compiling() and _use_reference.get()
 
 
 @contextmanager
@@ -41,12 +47,14 @@ class KernelChoice:
 def describe(device: torch.device) -> list[KernelChoice]:
     """The kernels that this device would use, with the reason for each."""
     flash = device.type == "cuda" and torch.backends.cuda.flash_sdp_enabled()
+    packed, packed_reason = varlen.choose(device, torch.bfloat16)
     return [
         KernelChoice(
             operation="joint attention",
             kernel="scaled_dot_product_attention" + (" (flash)" if flash else ""),
             reason="no mask is needed where nothing is padded, so the fused kernels apply",
         ),
+        KernelChoice(operation="packed attention", kernel=packed, reason=packed_reason),
         KernelChoice(
             operation="attention with sinks",
             kernel="scaled_dot_product_attention",
@@ -74,41 +82,52 @@ def describe(device: torch.device) -> list[KernelChoice]:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.reference.rms_norm`."""
-    return (slow if _use_reference.get() else fast).rms_norm(x, weight, eps)
+    return (slow if _in_reference() else fast).rms_norm(x, weight, eps)
 
 
 def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.reference.rms_norm_float32_weight`."""
-    return (slow if _use_reference.get() else fast).rms_norm_float32_weight(x, weight, eps)
+    return (slow if _in_reference() else fast).rms_norm_float32_weight(x, weight, eps)
 
 
 def rms_norm_modulate(
-    x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    shift: Tensor,
+    scale: Tensor,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """See `kernels.reference.rms_norm_modulate`."""
-    module = slow if _use_reference.get() else fast
-    return module.rms_norm_modulate(x, weight, eps, shift, scale)
+    module = slow if _in_reference() else fast
+    return module.rms_norm_modulate(x, weight, eps, shift, scale, rows)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.reference.rotate_interleaved`."""
-    return (slow if _use_reference.get() else fast).rotate_interleaved(x, cos, sin)
+    return (slow if _in_reference() else fast).rotate_interleaved(x, cos, sin)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """See `kernels.reference.attention`."""
-    return (slow if _use_reference.get() else fast).attention(query, key, value, key_mask)
+    return (slow if _in_reference() else fast).attention(query, key, value, key_mask)
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
+    """See `kernels.reference.packed_attention`."""
+    module = slow if _in_reference() else fast
+    return module.packed_attention(query, key, value, sequences)
 
 
 def sink_attention(
     query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, allowed: Tensor
 ) -> Tensor:
     """See `kernels.reference.sink_attention`."""
-    module = slow if _use_reference.get() else fast
+    module = slow if _in_reference() else fast
     return module.sink_attention(query, key, value, sinks, allowed)
 
 
 def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `kernels.reference.upsample_convolution`; the collapsed form is used on CUDA."""
-    collapsed = x.is_cuda and not _use_reference.get()
+    collapsed = x.is_cuda and not _in_reference()
     return (fast if collapsed else slow).upsample_convolution(x, weight, bias)

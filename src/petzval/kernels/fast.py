@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petzval.kernels import varlen
+from petzval.kernels.sequences import Sequences, spread
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Fused normalisation; same rounding points as the reference in every dtype."""
@@ -22,12 +25,17 @@ def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rms_norm_modulate(
-    x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    shift: Tensor,
+    scale: Tensor,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """One pass: the norm's weight is folded into (1 + scale), which is per picture and small."""
     gain = weight.to(scale.dtype) * (1 + scale)
     normalised = F.rms_norm(x, (x.shape[-1],), None, eps)
-    return torch.addcmul(shift[:, None], normalised, gain[:, None])
+    return torch.addcmul(spread(shift, rows), normalised, spread(gain, rows))
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -57,6 +65,17 @@ def _differentiable_attention(
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).to(value.dtype) @ value
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
+    """One fused kernel for all samples on CUDA; `attention` of one after the other elsewhere."""
+    way, _ = varlen.choose(value.device, value.dtype)
+    if way == "varlen_attn":
+        return varlen.flash(query, key, value, sequences)
+    if way == "flex_attention":
+        return varlen.flex(query, key, value, sequences)
+    each = [attention(*sample) for sample in sequences.each(query, key, value)]
+    return torch.cat(each, dim=1)[0]
 
 
 def sink_attention(

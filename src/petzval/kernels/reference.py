@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from petzval.kernels.sequences import Sequences, spread
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2, last axis) + eps) * weight, the mean taken in float32.
@@ -26,16 +28,24 @@ def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (x.float() * torch.rsqrt(variance + eps) * weight.float()).to(x.dtype)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift; shift and scale are [batch, width], x is [batch, tokens, width]."""
-    return x * (1 + scale[:, None]) + shift[:, None]
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, rows: Tensor | None = None) -> Tensor:
+    """x (1 + scale) + shift; shift and scale are [samples, width], x is [batch, tokens, width].
+
+    A sample is a row of the batch, or with `rows` [tokens] the one that each token names.
+    """
+    return x * (1 + spread(scale, rows)) + spread(shift, rows)
 
 
 def rms_norm_modulate(
-    x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    shift: Tensor,
+    scale: Tensor,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Normalise, then modulate: the entrance of both halves of a denoiser block."""
-    return modulate(rms_norm(x, weight, eps), shift, scale)
+    return modulate(rms_norm(x, weight, eps), shift, scale, rows)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -69,6 +79,12 @@ def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
     if key_mask is not None:
         scores = scores.masked_fill(~key_mask[:, None, None, :], float("-inf"))
     return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(dim=-1), value)
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
+    """`attention` of each sample of a packed row by itself; all are [tokens, heads, d]."""
+    each = [attention(*sample) for sample in sequences.each(query, key, value)]
+    return torch.cat(each, dim=1)[0]
 
 
 def sink_attention(

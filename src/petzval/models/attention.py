@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from petzval.kernels import dispatch
 from petzval.models.layers import RMSNorm
+from petzval.models.packed import PackedLayout
 from petzval.models.rope import RopeTables
 
 QK_NORM_EPS = 1e-6
@@ -42,6 +43,7 @@ class JointAttention(nn.Module):
         text: Tensor | None,
         rope: RopeTables,
         text_mask: Tensor | None,
+        packing: PackedLayout | None = None,
         *,
         text_output: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -50,6 +52,7 @@ class JointAttention(nn.Module):
         Args:
             image: [B, S, width]; text: [B, T, width] or None for no text tokens at all.
             text_mask: [B, T], True where real; None when nothing is padded.
+            packing: samples of any size in one row, B = 1; each attends within itself.
             text_output: False in the last block, whose text is never read: its queries are skipped.
         """
         num_image = image.shape[1]
@@ -69,7 +72,10 @@ class JointAttention(nn.Module):
         cos, sin = rope.cos, rope.sin
         query = dispatch.rotate_interleaved(query, cos[: query.shape[1]], sin[: query.shape[1]])
         key = dispatch.rotate_interleaved(key, cos[: key.shape[1]], sin[: key.shape[1]])
-        out = dispatch.attention(query, key, value, key_mask).flatten(2)
+        if packing is None:
+            out = dispatch.attention(query, key, value, key_mask).flatten(2)
+        else:
+            out = packing.attend(query[0], key[0], value[0]).flatten(1)[None]
         image_out = self.to_out[0](out[:, :num_image])
         text_out = self.to_add_out(out[:, num_image:]) if text is not None and text_output else None
         return image_out, text_out

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petzval.kernels import dispatch
+from petzval.kernels.sequences import spread
 
 
 class RMSNorm(nn.Module):
@@ -71,7 +72,12 @@ class SwiGLU(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
-def adaptive_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """LayerNorm without weights, then x (1 + scale) + shift: the denoiser's last norm."""
+def adaptive_layer_norm(
+    x: Tensor, shift: Tensor, scale: Tensor, rows: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
+    """LayerNorm without weights, then x (1 + scale) + shift: the denoiser's last norm.
+
+    With `rows` [tokens] each token takes the shift and scale of the sample that it names.
+    """
     normalised = F.layer_norm(x, (x.shape[-1],), eps=eps)
-    return torch.addcmul(shift[:, None], normalised, 1 + scale[:, None])
+    return torch.addcmul(spread(shift, rows), normalised, 1 + spread(scale, rows))

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from petzval.config import check_ranges, setting
 from petzval.errors import ConfigError
 from petzval.kernels import dispatch
+from petzval.kernels.sequences import spread
 from petzval.models.attention import JointAttention
 from petzval.models.layers import RMSNorm, SwiGLU, TimestepEmbedder, adaptive_layer_norm
+from petzval.models.packed import PackedLayout
 from petzval.models.rope import RopeTables, mmdit_rope
 from petzval.shapes import LatentTokens, Sigma, Sigmas, TextFeatures, TextTokens, TokenMask
 
@@ -120,30 +123,38 @@ class MMDiTBlock(nn.Module):
         text_modulation: Tensor,
         rope: RopeTables,
         text_mask: Tensor | None,
+        packing: PackedLayout | None = None,
         *,
         text_output: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Both streams one block further; text is None where there is none or it is not needed."""
+        rows = None if packing is None else packing.image_rows
+        text_rows = None if packing is None else packing.text_rows
         shift1, scale1, gate1, shift2, scale2, gate2 = image_modulation.chunk(6, dim=-1)
-        attended = _entrance(image, self.img_norm1, shift1, scale1)
+        attended = _entrance(image, self.img_norm1, shift1, scale1, rows)
         text_gates = text_modulation.chunk(6, dim=-1)
         text_in = None
         if text is not None:
-            text_in = _entrance(text, self.txt_norm1, text_gates[0], text_gates[1])
-        image_out, text_out = self.attn(attended, text_in, rope, text_mask, text_output=text_output)
+            text_in = _entrance(text, self.txt_norm1, text_gates[0], text_gates[1], text_rows)
+        image_out, text_out = self.attn(
+            attended, text_in, rope, text_mask, packing, text_output=text_output
+        )
 
-        image = torch.addcmul(image, gate1[:, None], image_out)
-        hidden = self.img_mlp(_entrance(image, self.img_norm2, shift2, scale2))
-        image = torch.addcmul(image, gate2[:, None], hidden)
+        image = torch.addcmul(image, spread(gate1, rows), image_out)
+        hidden = self.img_mlp(_entrance(image, self.img_norm2, shift2, scale2, rows))
+        image = torch.addcmul(image, spread(gate2, rows), hidden)
         if text is None or text_out is None:
             return image, None
-        text = torch.addcmul(text, text_gates[2][:, None], text_out)
-        hidden = self.txt_mlp(_entrance(text, self.txt_norm2, text_gates[3], text_gates[4]))
-        return image, torch.addcmul(text, text_gates[5][:, None], hidden)
+        text = torch.addcmul(text, spread(text_gates[2], text_rows), text_out)
+        entered = _entrance(text, self.txt_norm2, text_gates[3], text_gates[4], text_rows)
+        hidden = self.txt_mlp(entered)
+        return image, torch.addcmul(text, spread(text_gates[5], text_rows), hidden)
 
 
-def _entrance(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor) -> Tensor:
-    return dispatch.rms_norm_modulate(x, norm.weight, norm.eps, shift, scale)
+def _entrance(
+    x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor, rows: Tensor | None
+) -> Tensor:
+    return dispatch.rms_norm_modulate(x, norm.weight, norm.eps, shift, scale, rows)
 
 
 class OutputNorm(nn.Module):
@@ -231,8 +242,9 @@ class MMDiT(nn.Module):
         modulation: StepModulation,
         rope: RopeTables,
         text_mask: TokenMask | None = None,
+        packing: PackedLayout | None = None,
     ) -> LatentTokens:
-        """Velocity at one noise level.
+        """Velocity at one noise level, or of samples with a level each.
 
         Args:
             tokens: [B, S, C] noisy latent tokens, row-major.
@@ -240,6 +252,8 @@ class MMDiT(nn.Module):
             modulation: from `modulation` or `modulations`.
             rope: tables for this grid and T (`mmdit_rope`).
             text_mask: [B, T], True where real; leave None when nothing is padded.
+            packing: samples of any size one behind the other in a batch of 1: tokens and text as
+                the layout says, a row of modulation for each sample, `rope` the layout's.
         """
         image = self.img_in(tokens.to(self.img_in.weight.dtype))
         stream = None if text is None or text.shape[1] == 0 else text
@@ -252,10 +266,12 @@ class MMDiT(nn.Module):
                 modulation.text[index],
                 rope,
                 text_mask,
+                packing,
                 text_output=index < last or not self.skip_dead_text,
             )
         scale, shift = modulation.final.chunk(2, dim=-1)
-        return self.proj_out(adaptive_layer_norm(image, shift, scale))
+        rows = None if packing is None else packing.image_rows
+        return self.proj_out(adaptive_layer_norm(image, shift, scale, rows))
 
     def velocity(
         self,
@@ -270,6 +286,33 @@ class MMDiT(nn.Module):
         num_text_tokens = 0 if text is None else text.shape[1]
         rope = mmdit_rope(grid, num_text_tokens, self.config.axes_dims_rope, device=tokens.device)
         return self(tokens, text, self.modulation(sigma), rope, text_mask)
+
+    def packed_velocity(
+        self,
+        tokens: LatentTokens,
+        features: Sequence[TextFeatures],
+        sigma: Float[Tensor, " samples"],
+        packing: PackedLayout,
+    ) -> LatentTokens:
+        """As `velocity`, for samples of different sizes in one row: equal to each by itself.
+
+        Args:
+            tokens: [1, tokens, C] as `packing.join` makes them.
+            features: per layer [1, text tokens, width], one sample's behind the other's.
+            sigma: noise level of each sample.
+            packing: from `pack_layout`, with this network's `axes_dims_rope`.
+
+        Raises:
+            ValueError: a number of tokens or samples is not the layout's.
+        """
+        text = self.embed_text(features) if packing.num_text_tokens else None
+        found = (tokens.shape[1], 0 if text is None else text.shape[1], sigma.shape[0])
+        expected = (len(packing.image_rows), packing.num_text_tokens, len(packing.grids))
+        if found != expected:
+            raise ValueError(
+                f"image tokens, text tokens and samples are {found}, but {expected} in the layout"
+            )
+        return self(tokens, text, self.modulation(sigma), packing.rope, packing=packing)
 
     def initialise(self) -> None:
         """Weights for training from scratch: truncated normals, gates and output at zero.
