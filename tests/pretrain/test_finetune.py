@@ -204,7 +204,6 @@ def test_full_fine_tuning_leaves_a_whole_checkpoint(
         ("settings", "settings: lora was"),
         ("caption", "pictures or captions"),
         ("picture", "pictures or captions"),
-        ("damage", "recipe is damaged"),
     ],
 )
 def test_a_run_goes_on_only_as_it_was(
@@ -219,14 +218,25 @@ def test_a_run_goes_on_only_as_it_was(
         config = dataclasses.replace(QUICK, lora=LoraConfig(rank=8))
     elif change == "caption":
         (folder / "red.txt").write_text("scarlet rings")
-    elif change == "picture":
-        (folder / "red.png").unlink()
     else:
-        (out / "recipe.json").write_text("[]")
+        (folder / "red.png").unlink()
     with pytest.raises(TrainingError, match=said) as caught:
         tune(golden_checkpoint, folder, out, config)
     assert "--restart" in caught.value.hint
     assert os.listdir(out) == ["recipe.json"]
+
+
+@pytest.mark.parametrize("recipe", ["[]", '{"recipe": "mini_vae"}', '{"settings": {}}', "{"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_of_another_run_is_never_taken(
+    rings: Path, golden_checkpoint: Path, tmp_path: Path, recipe: str, resume: bool
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "recipe.json").write_text(recipe)
+    with pytest.raises(PetzvalError, match="something else|not JSON"):
+        tune(golden_checkpoint, rings, tmp_path, QUICK, resume=resume)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "recipe.json"]
+    assert (tmp_path / "recipe.json").read_text() == recipe
 
 
 def test_restart_begins_anew(

@@ -103,6 +103,24 @@ def test_only_the_adapter_is_trained_averaged_and_saved(tmp_path: Path) -> None:
     assert torch.equal(drawn(other), drawn(model))
 
 
+def test_a_base_in_bfloat16_is_trained_in_float32() -> None:
+    """As on a GPU: frozen weights in bfloat16, products in bfloat16, halves in float32."""
+    model = Checkpoint.open(TINY_CHECKPOINT).load_denoiser(torch.bfloat16)
+    adapter = LoraAdapter(model, LoraConfig(rank=2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = velocity(model)
+    before.float().square().mean().backward()
+    trained = {n: p for n, p in adapter.named_parameters() if p.grad is not None}
+    assert len(trained) == 2 * (30 - 4)  # the last block's text is never read
+    with torch.no_grad():
+        for parameter in trained.values():
+            assert parameter.dtype == torch.float32 and parameter.grad is not None
+            parameter -= 0.1 * parameter.grad
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        after = velocity(model)
+    assert after.float().square().mean() < before.float().square().mean()
+
+
 def test_the_seed_decides_the_start() -> None:
     first, same, other = (
         LoraAdapter(denoiser(), LoraConfig(rank=2), seed=seed).state_dict() for seed in (1, 1, 2)

@@ -63,10 +63,14 @@ def claim(out: Path, record: Mapping[str, Any], *, resume: bool) -> None:
         TrainingError: it holds something else, or another run that is to go on.
     """
     file = out / RECIPE
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not file.is_file())):
-        raise TrainingError(f"{out}: holds something else than a fine-tuning run", "name another")
-    if file.is_file() and resume:
-        differing = _difference(read_json(file), record)
+    stored = read_json(file) if file.is_file() else None
+    occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if occupied and not _is_finetuning(stored):
+        raise TrainingError(
+            f"{out}: holds something else than a fine-tuning run", "name another folder with --out"
+        )
+    if stored is not None and resume:
+        differing = _difference(stored, record)
         if differing is not None:
             raise TrainingError(
                 f"{out}: the run there has other {differing}",
@@ -85,18 +89,22 @@ def claim(out: Path, record: Mapping[str, Any], *, resume: bool) -> None:
         ) from error
 
 
-def _difference(stored: Any, record: Mapping[str, Any]) -> str | None:
+def _is_finetuning(stored: Any) -> bool:
+    """Other runs of training have a recipe, too."""
+    if not isinstance(stored, dict):
+        return False
+    parts = cast("dict[str, Any]", stored)
+    return isinstance(parts.get("pictures"), list) and isinstance(parts.get("settings"), dict)
+
+
+def _difference(stored: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
     """The first part of a run that is not as it was; None if all that matters is the same."""
-    before = cast("dict[str, Any]", stored if isinstance(stored, dict) else {})
-    settings: Any = before.get("settings")
-    if not isinstance(settings, dict):
-        return "contents: its recipe is damaged"
-    if before.get("checkpoint") != record["checkpoint"]:
-        return f"weights ({str(before.get('model'))[:80]})"
-    if before.get("pictures") != record["pictures"]:
+    if stored.get("checkpoint") != record["checkpoint"]:
+        return f"weights ({str(stored.get('model'))[:80]})"
+    if stored["pictures"] != record["pictures"]:
         return "pictures or captions"
-    old = cast("dict[str, Any]", settings)
     for name, value in record["settings"].items():
-        if name not in _LENGTHS and old.get(name) != value:
-            return f"settings: {name} was {str(old.get(name))[:200]}"
+        before = stored["settings"].get(name)
+        if name not in _LENGTHS and before != value:
+            return f"settings: {name} was {str(before)[:200]}"
     return None

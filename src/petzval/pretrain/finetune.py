@@ -228,7 +228,7 @@ class _Run:
         trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
         pool = cast("FolderPool", self.denoiser.pool)
         what = "all weights" if self.adapter is None else f"a LoRA of rank {self.config.lora.rank}"
-        return f"training {what}: {trained:,} numbers; {pool.steps_per_epoch} steps an epoch"
+        return f"training {what}: {trained:,} numbers; steps an epoch: {pool.steps_per_epoch}"
 
     def preview_file(self, step: int) -> Path:
         """Grid 0 shows the model before training."""
