@@ -5,6 +5,7 @@ windows           batches of like lengths, as a function of the step
 vae               the autoencoder and its loss
 language_model    the text encoder and its loss
 cache             latents of rendered scenes, in shards
+pool              what the denoiser draws from
 denoiser          flow matching on cached latents
 recipes           the settings of every run, as values
 results           what a finished run leaves for the next one
