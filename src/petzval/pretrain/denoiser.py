@@ -29,8 +29,8 @@ from petzval.flow.path import interpolate, velocity
 from petzval.flow.schedule import sample_training_sigmas
 from petzval.models.gpt_oss import GptOssEncoder, PrefixCache
 from petzval.models.mmdit import MMDiT
-from petzval.pretrain.cache import LatentPool
 from petzval.pretrain.metric import blend
+from petzval.pretrain.pool import Pool
 from petzval.pretrain.windows import SortedWindows, pad
 from petzval.training.objective import Loss
 
@@ -107,7 +107,7 @@ class DenoiserObjective:
         model: MMDiT,
         encoder: GptOssEncoder,
         tokenizer: PromptTokenizer,
-        pool: LatentPool,
+        pool: Pool,
         config: DenoiserConfig,
         metric: Tensor | None = None,
     ) -> None:
