@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -252,16 +253,23 @@ def _run_ray(work: _Work, parts: Sequence[int], workers: int) -> Iterator[int]:
     if not ray.is_initialized():
         # Where RAY_ADDRESS names a cluster, its size is its own affair.
         num_cpus = None if os.environ.get("RAY_ADDRESS") else workers
-        ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         message, hint = work(row["item"]) or ("", "")
         return {"part": row["item"], "message": message, "hint": hint}
 
     dataset = ray.data.from_items(list(parts), override_num_blocks=len(parts))
-    for row in dataset.map(run, concurrency=workers).iter_rows():
+    for row in dataset.map(run, compute=ray.data.TaskPoolStrategy(workers)).iter_rows():
         _raise((row["message"], row["hint"]) if row["message"] else None)
-        yield row["part"]
+        yield int(row["part"])
 
 
 def _raise(failure: tuple[str, str] | None) -> None:

@@ -10,7 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 NOT_RUN = "not run"
-"""Reasons of steps that had no model start with this; their `keep` is null."""
+"""Reasons of a step that had no model start with this; its `keep` is null everywhere."""
+
+NOT_JUDGED = "not judged"
+"""So do those of a step that passed over one picture; its `keep` is null there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
