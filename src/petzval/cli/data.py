@@ -1,4 +1,4 @@
-"""`petzval data build`: fetch and build training data."""
+"""`petzval data …`: fetch and build training data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from petzval.cli import corpus
 from petzval.cli.console import stage_bars, stderr
 from petzval.errors import RequestError
 
@@ -39,5 +40,9 @@ def build(
     print(folder)
 
 
-data: Mapping[str, Callable[..., None]] = {"build": build}
+data: Mapping[str, Callable[..., None]] = {
+    "build": build,
+    "import": corpus.import_,
+    "clean": corpus.clean,
+}
 """The verbs of `petzval data`."""

@@ -1,6 +1,6 @@
 """A stage: rows in, columns out; and the engines that run one over a corpus.
 
-The unit of work is a part. Its marker holds hashes of the stage's version, its settings and its
+The unit of work is a part. Its marker holds the stage's version, its settings and a hash of its
 input; a part whose marker fits is not run again. So a stage can be killed at any moment and run
 again, with any engine and any number of workers, and the bytes at the end are the same.
 """
@@ -177,7 +177,7 @@ def _marker(stage: Described, part: int, source: str) -> dict[str, Any]:
         "stage": stage.name,
         "part": part,
         "version": stage.version,
-        "settings": _digest(to_mapping(stage.settings)),
+        "settings": to_mapping(stage.settings),
         "input": source,
     }
 
