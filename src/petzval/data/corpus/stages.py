@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, get_context
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import pyarrow as pa
 
@@ -28,7 +28,10 @@ Engine: TypeAlias = Literal["local", "ray"]
 Report: TypeAlias = Callable[[str, int, int], None]
 """Called with (stage, parts done, parts in all)."""
 
+Work: TypeAlias = Callable[[int], tuple[str, str] | None]
 
+
+@runtime_checkable
 class Described(Protocol):
     """What decides whether a part's columns are still good."""
 
@@ -53,6 +56,7 @@ class Described(Protocol):
         ...
 
 
+@runtime_checkable
 class Stage(Described, Protocol):
     """Works on each part alone. Must be picklable, and a pure function of its rows."""
 
@@ -66,6 +70,7 @@ class Stage(Described, Protocol):
         ...
 
 
+@runtime_checkable
 class CorpusStage(Described, Protocol):
     """Has to see all parts at once; runs in one process."""
 
@@ -112,19 +117,35 @@ def run_stage(
         DataError: a needed stage has not run, the engine is unknown, or another program is writing.
         MissingExtraError: Ray is not installed.
     """
-    if engine not in get_args(Engine):
-        raise DataError(f"unknown engine {engine!r}", f"engines: {', '.join(get_args(Engine))}")
     with corpus.writing():
         parts = corpus.parts()
         todo = [part for part in parts if not _is_done(corpus, stage, part)]
         done = len(parts) - len(todo)
         if report is not None:
             report(stage.name, done, len(parts))
-        for _ in _ENGINES[engine](partial(_run_part, corpus, stage), todo, workers):
+        for _ in run_numbers(partial(_run_part, corpus, stage), todo, engine, workers):
             done += 1
             if report is not None:
                 report(stage.name, done, len(parts))
     return StageRun(stage=stage.name, num_parts=len(parts), num_run=len(todo))
+
+
+def run_numbers(
+    work: Work, numbers: Sequence[int], engine: Engine = "local", workers: int = 1
+) -> Iterator[int]:
+    """Do numbered work on an engine; yields each number that is done, in any order.
+
+    Args:
+        work: picklable. Returns None, or message and hint of a user's mistake.
+        numbers: what to call it with.
+
+    Raises:
+        DataError: the engine is unknown, or the work returned a mistake.
+        MissingExtraError: Ray is not installed.
+    """
+    if engine not in get_args(Engine):
+        raise DataError(f"unknown engine {engine!r}", f"engines: {', '.join(get_args(Engine))}")
+    return _ENGINES[engine](work, numbers, workers)
 
 
 def run_corpus_stage(
@@ -202,16 +223,14 @@ def _digest(value: Any) -> str:
 
 # ── engines: (work, parts, workers) -> one item for each part that is done, in any order ─────────
 
-_Work: TypeAlias = Callable[[int], tuple[str, str] | None]
 
-
-def _run_here(work: _Work, parts: Sequence[int]) -> Iterator[int]:
+def _run_here(work: Work, parts: Sequence[int]) -> Iterator[int]:
     for part in parts:
         _raise(work(part))
         yield part
 
 
-def _run_local(work: _Work, parts: Sequence[int], workers: int) -> Iterator[int]:
+def _run_local(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
     if workers <= 1 or len(parts) <= 1:
         yield from _run_here(work, parts)
         return
@@ -241,7 +260,7 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run_ray(work: _Work, parts: Sequence[int], workers: int) -> Iterator[int]:
+def _run_ray(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -277,7 +296,7 @@ def _raise(failure: tuple[str, str] | None) -> None:
         raise DataError(*failure)
 
 
-_ENGINES: Mapping[Engine, Callable[[_Work, Sequence[int], int], Iterator[int]]] = {
+_ENGINES: Mapping[Engine, Callable[[Work, Sequence[int], int], Iterator[int]]] = {
     "local": _run_local,
     "ray": _run_ray,
 }
