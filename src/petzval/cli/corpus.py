@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -123,7 +123,7 @@ def clean(
     opened = Corpus.open(corpus)
     with stage_bars() as progress:
         left = cleaning.clean(
-            opened, resolved, only=only or (), engine=_engine(engine), workers=workers,
+            opened, resolved, only=only or (), engine=engine, workers=workers,
             report=progress,
         )  # fmt: skip
     for step in left:
@@ -183,12 +183,6 @@ def _settings(preset: str, path: Path | None, given: dict[str, str]) -> Cleaning
             raise ConfigError(f"{path}: expected an object with settings")
         values |= read
     return from_mapping(CleaningSettings, values | given, where=str(path or "settings"))
-
-
-def _engine(name: str) -> Literal["local", "ray"]:
-    if name == "local" or name == "ray":
-        return name
-    raise RequestError(f"unknown engine {name[:40]!r}", "engines: local, ray")
 
 
 def _as_json(step: Yield) -> dict[str, object]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from petzval.config import check_ranges, setting
@@ -119,7 +119,7 @@ def embed(pictures: Sequence[Pixels], side: int) -> Vectors:
     return _unit(joined).astype(np.float32)
 
 
-def _square(pixels: Pixels, side: int) -> Pixels:
+def _square(pixels: Pixels, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
     image = Image.fromarray(pixels)
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0))
 

@@ -22,7 +22,7 @@ from petzval.data.corpus.verdicts import NOT_JUDGED, Verdict, verdict_table
 
 Grey = UInt8[np.ndarray, "height width"]
 
-MIN_AREA = 384 * 384
+MIN_AREA = 384.0 * 384.0
 """Pixels; from the paper."""
 
 

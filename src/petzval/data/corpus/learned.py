@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ MIN_AESTHETIC = 3.0
 """On the predictor's scale of 1 to 10; from the paper."""
 
 
+@runtime_checkable
 class PictureScorer(Protocol):
     """One number a picture. Must be picklable: it loads its model where it first scores."""
 

@@ -24,7 +24,8 @@ from PIL.Image import Transpose
 
 from petzval.data.corpus.file_forms import FORM_OF_SUFFIX, has_trailing_data, num_scans, sniff
 
-Pixels = UInt8[np.ndarray, "height width 3"]
+Pixels = UInt8[np.ndarray, "_height _width 3"]
+"""RGB. The underscores let the pictures of one call differ in size."""
 
 TRANSPOSES: Mapping[int, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -149,15 +150,20 @@ def read_bytes(path: Path, limits: Limits, offset: int = 0, num_bytes: int | Non
     except (OSError, ValueError) as error:
         gone = isinstance(error, FileNotFoundError)
         raise RefusedPicture("the file is gone" if gone else "the file cannot be opened") from error
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise RefusedPicture("not a plain file")
         wanted = found.st_size if num_bytes is None else num_bytes
         if wanted > limits.max_file_bytes:
             raise RefusedPicture(f"more than {limits.max_file_bytes} bytes")
-        file.seek(offset)
-        data = file.read(wanted)
+        with os.fdopen(os.dup(handle), "rb") as file:
+            file.seek(offset)
+            data = file.read(wanted)
+    except OSError as error:
+        raise RefusedPicture("the file cannot be read") from error
+    finally:
+        os.close(handle)
     if len(data) != wanted:
         raise RefusedPicture("the file is shorter than when it was imported")
     return data

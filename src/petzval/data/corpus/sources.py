@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,6 +61,7 @@ class Refusal:
     reason: str
 
 
+@runtime_checkable
 class Source(Protocol):
     """A series of pictures in a fixed order."""
 
@@ -179,10 +180,10 @@ class TarSource:
 
 
 def _check_tar(path: Path) -> None:
-    try:
-        start = read_bytes(path, Limits(max_file_bytes=_BLOCK), 0, _BLOCK)
-    except RefusedPicture as error:
-        raise DataError(f"{path}: no tar can be read ({error.reason})") from error
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such tar", "name tars, or a folder that holds *.tar")
+    with path.open("rb") as file:
+        start = file.read(_BLOCK)
     if start[:2] in (b"\x1f\x8b", b"BZ") or start[:4] in (b"\xfd7zX", b"\x28\xb5\x2f\xfd"):
         raise DataError(
             f"{path} is a compressed tar, whose members cannot be opened by their place",
