@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import pyarrow as pa
+
+from petzval.config import check_ranges, setting
+from petzval.data.corpus.pictures import PictureReader
 from petzval.errors import DataError
 from petzval.resolution import PRESETS, Resolution
 
@@ -131,3 +135,69 @@ def fit(height: int, width: int, bucket: Bucket) -> Fit:
         crop_loss=max(0.0, 1 - kept_height * kept_width / (height * width)),
         box=(left, top, left + kept_width, top + kept_height),
     )
+
+
+_COLUMNS = pa.schema(
+    [
+        ("bucket", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("scale", pa.float64()),
+        ("crop_loss", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketSettings:
+    """Which buckets there are.
+
+    Attributes:
+        bases: base sizes of the families; the default is the paper's 27 buckets.
+        max_upscale: how far a picture may be enlarged for a larger area.
+    """
+
+    bases: tuple[int, ...] = (512, 768, 1024)
+    max_upscale: float = setting(1.0, minimum=1.0, maximum=16.0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        bucket_family(*self.bases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """The stage that gives every readable picture its bucket.
+
+    Columns: bucket (its name), height, width and num_tokens of the bucket, scale, crop_loss; null
+    where the picture cannot be read.
+    """
+
+    settings: BucketSettings = field(default_factory=BucketSettings)
+    name: str = "buckets"
+    needs: tuple[str, ...] = ("pixels",)
+    version: int = 1
+
+    def run(self, rows: pa.Table, pictures: PictureReader) -> pa.Table:
+        """One row a picture."""
+        buckets = bucket_family(*self.settings.bases)
+        heights, widths = rows["pixels.height"].to_pylist(), rows["pixels.width"].to_pylist()
+        found: list[dict[str, object]] = []
+        for height, width in zip(heights, widths, strict=True):
+            if height is None:
+                found.append({})
+                continue
+            fitted = nearest_bucket(height, width, buckets, max_upscale=self.settings.max_upscale)
+            size = fitted.bucket.resolution
+            found.append(
+                {
+                    "bucket": fitted.bucket.name,
+                    "height": size.height,
+                    "width": size.width,
+                    "num_tokens": size.num_tokens,
+                    "scale": fitted.scale,
+                    "crop_loss": fitted.crop_loss,
+                }
+            )
+        return pa.Table.from_pylist(found, schema=_COLUMNS)

@@ -161,7 +161,7 @@ def _claim(folder: Path, made_from: dict[str, Any]) -> None:
                 f"{folder} holds rendered texts of other settings, fonts or words",
                 "name another folder, or delete this one",
             )
-    elif any(folder.iterdir()):
+    elif any(each.name != f"{path.name}.draft" for each in folder.iterdir()):
         raise DataError(f"{folder} holds something else", "name a folder that is new or empty")
     else:
         write_whole(path, _as_json(made_from))
