@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli import corpus
+from petzval.cli import corpus, corpus_caption, corpus_shard
 from petzval.cli.console import stage_bars, stderr
 from petzval.errors import RequestError
 
@@ -44,5 +44,9 @@ data: Mapping[str, Callable[..., None]] = {
     "build": build,
     "import": corpus.import_,
     "clean": corpus.clean,
+    "text": corpus_shard.text,
+    "caption": corpus_caption.caption,
+    "shard": corpus_shard.shard,
+    "card": corpus_shard.card,
 }
 """The verbs of `petzval data`."""

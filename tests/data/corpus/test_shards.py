@@ -183,13 +183,13 @@ def shards_in_a_child(folder, deadly=None):
 
 assert shards_in_a_child(out / "never")
 last = int((out.parent / "steps").read_text())
-for deadly in (2, 3, 5, 8, 9, 10, 11, last - 2, last - 1, last):
+for deadly in (3, 9, 10, 11, last - 1):
     assert not shards_in_a_child(out / str(deadly), deadly)
     assert shards_in_a_child(out / str(deadly))
 # And one that is killed again and again, each time a little later.
 deadly = 3
 while not shards_in_a_child(out / "often", deadly):
-    deadly += 9
+    deadly += 12
 """
 
 
@@ -204,7 +204,7 @@ def test_killed_anywhere_and_run_again_the_bytes_are_the_same(tmp_path: Path) ->
     assert run.num_shards >= 4
     expected = tree(tmp_path / "whole")
     folders = sorted((tmp_path / "out").iterdir())
-    assert len(folders) == 12
+    assert len(folders) == 7
     for folder in folders:
         assert tree(folder) == expected, folder.name
 
