@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.case import Case
-from benchmarks.cases import command_line, denoiser, encoder, full_width
+from benchmarks.cases import command_line, corpus, denoiser, encoder, full_width
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
     *encoder.CASES,
     *command_line.CASES,
+    *corpus.CASES,
     *full_width.CASES,
 )

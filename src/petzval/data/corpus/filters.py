@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageChops
 
 from petzval.config import check_ranges, setting
-from petzval.data.corpus.pictures import PictureReader, Pixels, RefusedPicture
+from petzval.data.corpus.pictures import PictureReader, RefusedPicture
 from petzval.data.corpus.verdicts import NOT_JUDGED, Verdict, verdict_table
 
 Grey = UInt8[np.ndarray, "height width"]
@@ -60,9 +60,9 @@ class Band:
 # ── measures ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def grey_of(pixels: Pixels) -> Grey:
-    """Luma of ITU-R 601, 0 to 255."""
-    return np.asarray(Image.fromarray(pixels).convert("L"))
+def grey_of(image: Image.Image) -> Grey:
+    """Luma of ITU-R 601, 0 to 255, of an RGB picture."""
+    return np.asarray(image.convert("L"))
 
 
 def clarity(grey: Grey, side: int) -> float:
@@ -87,9 +87,9 @@ def entropy(grey: Grey) -> float:
     return abs(float((shares * np.log2(shares)).sum()))
 
 
-def luminance(pixels: Pixels) -> float:
-    """Mean of V, the largest of R, G and B, as a share of 255."""
-    red, green, blue = Image.fromarray(pixels).split()
+def luminance(image: Image.Image) -> float:
+    """Mean of V, the largest of R, G and B, as a share of 255, of an RGB picture."""
+    red, green, blue = image.split()
     value = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     counts = np.array(value.histogram(), np.float64)
     return float(counts @ np.arange(256) / (255 * counts.sum()))
@@ -133,7 +133,8 @@ class Measure:
             picture = pictures.load(row)
         except RefusedPicture as error:
             return {"readable": False, "refusal": error.reason}
-        grey = grey_of(picture.pixels)
+        image = Image.fromarray(picture.pixels)
+        grey = grey_of(image)
         return {
             "readable": True,
             "refusal": "",
@@ -144,7 +145,7 @@ class Measure:
             "flags": list(picture.flags),
             "clarity": clarity(grey, self.settings.clarity_side),
             "entropy": entropy(grey),
-            "luminance": luminance(picture.pixels),
+            "luminance": luminance(image),
         }
 
 

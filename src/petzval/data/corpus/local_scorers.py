@@ -72,13 +72,17 @@ class Head:
         return torch.sigmoid(x[:, 0]) if self.output == "sigmoid" else x[:, 0]
 
 
-@lru_cache(maxsize=8)
 def read_head(path: Path) -> Head:
-    """A head file.
+    """A head file, read once.
 
     Raises:
         CheckpointError: it is damaged, of another form, or for another embedding.
     """
+    return _head(path, _hash_of(path))
+
+
+@lru_cache(maxsize=8)
+def _head(path: Path, _: str) -> Head:
     try:
         with safe_open(path, framework="pt") as file:
             told = file.metadata() or {}
@@ -151,7 +155,7 @@ class OnnxScorer:
     def score(self, rows: pa.Table, pictures: PictureReader) -> list[float | None]:
         """The chosen column of the model's output."""
         form = from_mapping(OnnxForm, read_json(_form_path(self.path)), where=str(self.path))
-        session = _session(self.path)
+        session = _session(self.path, _hash_of(self.path))
         name = session.get_inputs()[0].name
         scores: list[float | None] = []
         for loaded in batches(rows, pictures):
@@ -186,7 +190,7 @@ def _input_of(pixels: Pixels, form: OnnxForm) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _session(path: Path) -> Any:
+def _session(path: Path, _: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:

@@ -67,9 +67,8 @@ def yields(corpus: Corpus, steps: Sequence[str]) -> list[Yield]:
                 elif not keep[place]:
                     still_in[place] = False
                     # Each near-duplicate names another picture; counted together they say more.
-                    reasons[step][
-                        words[place].partition(" ")[0] if step == "duplicates" else words[place]
-                    ] += 1
+                    reason = "like another" if step == "duplicates" else words[place]
+                    reasons[step][reason] += 1
     return [
         Yield(
             step=step,
