@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from petzval.data.corpus.budget import Budget, BudgetLimits
-from petzval.data.corpus.captioner import MetadataCaptioner, length_of
+from petzval.data.corpus.captioner import MetadataCaptioner, Mode, length_of
 from petzval.data.corpus.captions import (
     CaptionRun,
     caption_corpus,
@@ -27,7 +27,12 @@ from petzval.data.corpus.endpoint import (
     EndpointSettings,
     wait_asked,
 )
+from petzval.data.corpus.filters import Band, BandFilter, Decodes, Measure
+from petzval.data.corpus.illustrations import SceneSource
+from petzval.data.corpus.importing import import_source
 from petzval.data.corpus.manifest import Corpus
+from petzval.data.corpus.sources import FolderSource
+from petzval.data.corpus.stages import run_stage
 from petzval.errors import DataError
 from tests.data.corpus.endpoint import (
     COMPLETION_TOKENS,
@@ -38,6 +43,7 @@ from tests.data.corpus.endpoint import (
     cleaned_corpus,
     numbered,
     serving,
+    write_pictures,
 )
 
 FAST = EndpointSettings(timeout=2.0, backoff=0.01, max_attempts=4)
@@ -286,8 +292,6 @@ def test_modes(tmp_path: Path, endpoint: Endpoint) -> None:
 def test_half_of_many_are_brief() -> None:
     lengths = [length_of(f"{number:064x}", "mixed") for number in range(4000)]
     assert 0.47 < lengths.count("brief") / 4000 < 0.53
-    with pytest.raises(DataError, match="unknown caption mode"):
-        length_of("", "long")  # pyright: ignore[reportArgumentType]
 
 
 PROGRAM = """
@@ -364,9 +368,20 @@ def test_the_captions_a_source_brings(tmp_path: Path) -> None:
     assert dense[3]["status"] == "empty" and dense[3]["model"] == "metadata"
 
 
-def cleaned_corpus_with_sidecars(tmp_path: Path, folder: Path) -> Corpus:
-    from tests.data.corpus.endpoint import write_pictures
+def test_composed_illustrations_bring_both_lengths(tmp_path: Path, library_folder: Path) -> None:
+    corpus = Corpus.create(tmp_path / "corpus", "scenes")
+    import_source(corpus, SceneSource(library_folder, num_scenes=8, base=128))
+    run_stage(corpus, Measure())
+    run_stage(corpus, Decodes())
+    modes: tuple[Mode, ...] = ("dense", "brief")
+    for mode in modes:
+        assert caption_corpus(corpus, MetadataCaptioner(), mode=mode).counts == {"caption": 8}
+    rows = corpus.read(0, ("captions-dense", "captions-brief")).to_pylist()
+    dense, brief = ([len(row[f"captions-{mode}.text"].split()) for row in rows] for mode in modes)
+    assert all(more > fewer for more, fewer in zip(dense, brief, strict=True))
 
+
+def cleaned_corpus_with_sidecars(tmp_path: Path, folder: Path) -> Corpus:
     write_pictures(folder, 4)
     own = {
         "caption": "x",
@@ -380,10 +395,6 @@ def cleaned_corpus_with_sidecars(tmp_path: Path, folder: Path) -> Corpus:
 
 
 def test_a_corpus_that_was_not_cleaned(tmp_path: Path) -> None:
-    from petzval.data.corpus.importing import import_source
-    from petzval.data.corpus.sources import FolderSource
-    from tests.data.corpus.endpoint import write_pictures
-
     write_pictures(tmp_path / "pictures", 2)
     corpus = Corpus.create(tmp_path / "corpus", "raw")
     import_source(corpus, FolderSource(tmp_path / "pictures"))
@@ -393,9 +404,6 @@ def test_a_corpus_that_was_not_cleaned(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_dropped_or_gone_are_not_paid_for(tmp_path: Path, endpoint: Endpoint) -> None:
-    from petzval.data.corpus.filters import Band, BandFilter
-    from petzval.data.corpus.stages import run_stage
-
     corpus = cleaned_corpus(tmp_path, 4)
     run_stage(corpus, BandFilter(name="area", settings=Band(minimum=float(40 * 42))))
     (tmp_path / "pictures" / "003.png").unlink()

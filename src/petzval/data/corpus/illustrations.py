@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from petzval.data.caption import training_caption
+from petzval.data.caption import training_caption, unseen_caption
 from petzval.data.corpus.manifest import write_whole
 from petzval.data.corpus.sources import Item, Refusal
 from petzval.data.ground_truth import Scene
@@ -23,7 +23,8 @@ class SceneSource:
     """Scenes of a sprite library, each drawn at one of the nine sizes in turn.
 
     Pictures go to `pictures/<name>/` inside the corpus, with the library's `licences.json` beside
-    them. A scene's licence joins those of the pictures in it; its metadata says what it shows.
+    them. A scene's licence joins those of the pictures in it; its metadata says what it shows, and
+    has a dense and a brief caption.
 
     Args:
         folder: written by `petzval data build`.
@@ -81,6 +82,10 @@ class SceneSource:
                     "seed": scene.seed,
                     "index": scene.index,
                     "concepts": [thing.concept for thing in scene.objects],
+                    "captions": {
+                        "dense": unseen_caption(scene, length="dense", seed=index),
+                        "brief": unseen_caption(scene, length="short", seed=index),
+                    },
                 },
                 step=index + 1,
             )
