@@ -158,8 +158,7 @@ def test_a_killed_import_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     pictures = tmp_path / "many"
     pictures.mkdir()
     for number in range(60):
-        data = encoded(scene(number, 24, 24), "PNG")
-        (pictures / f"{number:02d}.png").write_bytes(data + bytes(1 << 20))
+        (pictures / f"{number:02d}.png").write_bytes(encoded(scene(number, 24, 24), "PNG"))
     corpora = [Corpus.create(tmp_path / n / "corpus", "c", rows_per_part=4) for n in "ab"]
     import_source(corpora[0], FolderSource(pictures))
     program = Path(__file__).with_name("crash_program.py")
