@@ -194,6 +194,7 @@ class EndpointCaptioner:
         self._failures_in_a_row = 0
 
     def instruction(self, length: Length) -> str:
+        """What the model is told; see `INSTRUCTIONS`."""
         return INSTRUCTIONS[length]
 
     async def describe(
