@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from benchmarks.case import Case
-from benchmarks.cases import command_line, denoiser, encoder, full_width, packed
+from benchmarks.cases import command_line, corpus, denoiser, encoder, full_width, packed
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
     *packed.CASES,
     *encoder.CASES,
     *command_line.CASES,
+    *corpus.CASES,
     *full_width.CASES,
 )

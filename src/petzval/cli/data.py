@@ -1,4 +1,4 @@
-"""`petzval data build`: fetch and build training data."""
+"""`petzval data …`: fetch and build training data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from petzval.cli import corpus, corpus_caption, corpus_shard
 from petzval.cli.console import stage_bars, stderr
 from petzval.errors import RequestError
 
@@ -39,5 +40,13 @@ def build(
     print(folder)
 
 
-data: Mapping[str, Callable[..., None]] = {"build": build}
+data: Mapping[str, Callable[..., None]] = {
+    "build": build,
+    "import": corpus.import_,
+    "clean": corpus.clean,
+    "text": corpus_shard.text,
+    "caption": corpus_caption.caption,
+    "shard": corpus_shard.shard,
+    "card": corpus_shard.card,
+}
 """The verbs of `petzval data`."""

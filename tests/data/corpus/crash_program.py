@@ -1,0 +1,42 @@
+"""Run by `test_stages`: works on a corpus, and says on stdout whenever a part is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from petzval.data.corpus.filters import Measure
+from petzval.data.corpus.importing import import_source
+from petzval.data.corpus.manifest import Corpus
+from petzval.data.corpus.pictures import PictureReader
+from petzval.data.corpus.sources import FolderSource
+from petzval.data.corpus.stages import run_stage
+
+
+class SlowMeasure(Measure):
+    """The same stage, slow enough to be caught in the middle."""
+
+    def run(self, rows: pa.Table, pictures: PictureReader) -> pa.Table:
+        """The same columns, later."""
+        time.sleep(0.3)
+        return Measure.run(self, rows, pictures)
+
+
+if __name__ == "__main__":
+    what, folder, argument = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    corpus = Corpus.open(folder)
+
+    def say(stage: str, done: int, total: int) -> None:
+        """One line a part."""
+        print(done, flush=True)
+        time.sleep(0.02)
+
+    if what == "import":
+        import_source(corpus, FolderSource(Path(argument)), progress=say)
+    elif what == "ray":
+        run_stage(corpus, Measure(), engine="ray", workers=2, report=say)
+    else:
+        run_stage(corpus, SlowMeasure(), workers=int(argument), report=say)
