@@ -1,9 +1,11 @@
-"""Turn openly licensed pictures and names into captioned scenes without end.
+"""Turn raw pictures into a clean, captioned corpus, and licensed ones into scenes without end.
 
-The steps, one file each: `assets` fetches pinned packaged sets, `concepts` joins their pictures
+`corpus` is the pipeline for raw pictures. `sampler` decides which samples each rank learns from
+(`bucket_sampler`, `packed_sampler`), with orders from `permutation` and numbers from `randomness`.
+The scenes, one file a step: `assets` fetches pinned packaged sets, `concepts` joins their pictures
 with names in twelve languages and decides the split, `sprites` holds every picture in one
 memory-mapped array, `scene` composes pictures whose whole truth is known (`ground_truth`), `render`
-draws them, `caption` says what is in them, `corpus` turns that into text for the language encoder,
+draws them, `caption` says what is in them, `texts` turns that into text for the language encoder,
 `prompts` lists the held-out evaluation prompts, and `build` runs the steps in order and resumably.
 """
 
