@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +23,7 @@ from petzval.pretrain.language_model import (
     LanguageModelObjective,
     initialise_language_model,
 )
+from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.preview import PREVIEW_PROMPTS, reconstruct, sample_pictures
 from petzval.pretrain.recipes import (
     AutoencoderRecipe,
@@ -39,6 +38,7 @@ from petzval.pretrain.recipes import (
     recipe_by_name,
 )
 from petzval.pretrain.scenes import ColouredSquares, SceneSource, SpriteScenes, to_tensor
+from petzval.pretrain.session import Report, Session, hash_of, record
 from petzval.pretrain.tokenizer import build_mini_tokenizer
 from petzval.pretrain.unpack import unpack_checkpoint
 from petzval.pretrain.vae import (
@@ -49,16 +49,16 @@ from petzval.pretrain.vae import (
 )
 from petzval.resolution import PRESETS
 from petzval.training.checkpoint import CHECKPOINTS, list_checkpoints, load_weights
-from petzval.training.ema import Ema
 from petzval.training.loop import LoopConfig, Outcome, train
-from petzval.training.optimizer import build_optimizers
+from petzval.training.parallel import full_tensor
 from petzval.training.pictures import save_grid
+from petzval.training.ranks import Ranks, join_ranks, launched_size
 from petzval.training.state import RunState
 from petzval.weights.checkpoint import Checkpoint
 
-Report = Callable[[str], None]
 HELD_BACK = 10**9
 """Scene indices from here on are never trained on; previews and held-out losses use them."""
+_TRAINING = (AutoencoderRecipe, LanguageModelRecipe, DenoiserRecipe)
 
 
 def run(
@@ -78,6 +78,9 @@ def run(
 ) -> Path:
     """Run a recipe to its end, or to the end of its time.
 
+    Under torchrun a training recipe shares its work: each rank draws batches of its own from a seed
+    of its own (the first one those of a run of one process), and the first one writes.
+
     Args:
         recipe_name: one of `recipes.RECIPES`.
         data_folder: written by `petzval data build`; toy recipes never open it.
@@ -86,7 +89,7 @@ def run(
         resume: go on from the last state in the folder.
         minutes: overrides the recipe's; the total over all sessions of the run.
         threads: of arithmetic; None leaves torch's choice.
-        device: "cpu", or "cuda" for one GPU.
+        device: "cpu", or "cuda" for one GPU, and under torchrun for one GPU a rank.
         shards: (first, stop) limits a latents recipe to a part of its shards.
         num_workers: processes that make batches; overrides the recipe's.
         start: a checkpoint folder in the published layout whose denoiser a denoiser recipe begins
@@ -98,9 +101,16 @@ def run(
         The run folder.
 
     Raises:
-        TrainingError: something the recipe needs is missing, or `start` does not fit it.
+        TrainingError: something the recipe needs is missing, `start` does not fit it, or torchrun
+            started several processes for a recipe that trains nothing.
     """
     recipe = recipe_by_name(recipe_name)
+    if launched_size() > 1 and not isinstance(recipe, _TRAINING):
+        raise TrainingError(
+            f"{recipe_name} trains nothing and runs in one process; torchrun started "
+            f"{launched_size()}",
+            f"run it without torchrun: petzval pretrain {recipe_name}",
+        )
     if isinstance(recipe, UnpackRecipe):
         folder = start or locate(recipe.model).folder
         for written in unpack_checkpoint(folder, run_folder.parent, recipe.settings):
@@ -115,7 +125,6 @@ def run(
         torch.set_num_threads(threads)
     place = torch.device(device)
     tokenizer = tokenizer_folder or run_folder.parent / "tokenizer"
-    options = _Options(minutes=minutes, resume=resume, num_workers=num_workers, report=report)
     if isinstance(recipe, TokenizerRecipe):
         built = build_mini_tokenizer(data_folder, run_folder, num_ids=recipe.num_ids)
         report(f"tokenizer done; {built.num_ids} ids; {run_folder}")
@@ -125,59 +134,48 @@ def run(
             run_folder.parent, run_folder, recipe.settings, data_folder=data_folder
         )
     run_folder.mkdir(parents=True, exist_ok=True)
-    session = {
+    asked = {
         "minutes": minutes,
         "threads": threads,
         "device": device,
         "machine": machine(),
+        "processes": launched_size(),
         "start": None if start is None else str(start),
     }
-    _record(run_folder, recipe_name, {"session": session, **to_mapping(recipe)})
-    if isinstance(recipe, AutoencoderRecipe):
-        _train_autoencoder(recipe, data_folder, run_folder, place, options)
-    elif isinstance(recipe, LanguageModelRecipe):
-        _train_language_model(
-            recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, options
-        )
-    elif isinstance(recipe, LatentsRecipe):
+    if isinstance(recipe, LatentsRecipe):
+        record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
         _make_latents(recipe, data_folder, run_folder, place, shards, report)
-    else:
-        _train_denoiser(recipe, run_folder, PromptTokenizer(tokenizer), place, start, options)
+        return run_folder
+    first = recipe.stages[0].loop if isinstance(recipe, DenoiserRecipe) else recipe.loop
+    joined = join_ranks(
+        place,
+        replicate=first.parallel.replicate,
+        timeout_minutes=first.parallel.timeout_minutes,
+    )
+    with joined as (ranks, place):
+        if ranks.is_first:
+            record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
+        session = Session(
+            minutes=minutes,
+            resume=resume,
+            num_workers=num_workers,
+            report=report if ranks.is_first else lambda line: None,
+            ranks=ranks,
+            config_hash=hash_of(recipe),
+        )
+        if isinstance(recipe, AutoencoderRecipe):
+            _train_autoencoder(recipe, data_folder, run_folder, place, session)
+        elif isinstance(recipe, LanguageModelRecipe):
+            _train_language_model(
+                recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, session
+            )
+        else:
+            _train_denoiser(recipe, run_folder, PromptTokenizer(tokenizer), place, start, session)
     return run_folder
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
-    minutes: float | None
-    resume: bool
-    num_workers: int | None
-    report: Report
-
-    def apply(self, loop: LoopConfig, share: float = 1.0) -> LoopConfig:
-        changes: dict[str, float | int] = {}
-        if self.minutes is not None:
-            changes["minutes"] = self.minutes * share
-        if self.num_workers is not None:
-            changes["num_workers"] = self.num_workers
-        return dataclasses.replace(loop, **changes)
-
-
-def _record(run_folder: Path, name: str, recipe: Mapping[str, object]) -> None:
-    """The resolved recipe beside what it makes."""
-    text = json.dumps({"recipe": name, "torch": torch.__version__, **recipe}, indent=1)
-    (run_folder / "recipe.json").write_text(text, encoding="utf-8")
 
 
 def _scenes(kind: Scenes, data_folder: Path, seed: int) -> SceneSource:
     return SpriteScenes(data_folder, seed) if kind == "sprites" else ColouredSquares(seed)
-
-
-def _state(model: torch.nn.Module, loop: LoopConfig) -> RunState:
-    return RunState(
-        model=model,
-        optimizers=build_optimizers(model, loop.optimizer),
-        ema=Ema(model, loop.ema_decay),
-    )
 
 
 def _train_autoencoder(
@@ -185,25 +183,26 @@ def _train_autoencoder(
     data_folder: Path,
     folder: Path,
     device: torch.device,
-    options: _Options,
+    session: Session,
 ) -> None:
     torch.manual_seed(recipe.seed)
-    loop = options.apply(recipe.loop)
+    loop = session.apply(recipe.loop)
     model = Autoencoder(recipe.model)
     initialise_autoencoder(model)
     model.to(device)
     scenes = _scenes(recipe.scenes, data_folder, recipe.seed)
-    objective = AutoencoderObjective(model, scenes, recipe.objective)
-    state = _state(model, loop)
+    objective = AutoencoderObjective(model, scenes, session.own(recipe.objective))
+    state = session.state(model, loop)
     size = PRESETS[recipe.objective.bases[0]]["1:1"]
     shown = torch.stack([to_tensor(scenes.pixels(HELD_BACK + i, size)) for i in range(8)])
 
     def preview(state: RunState) -> dict[str, float]:
         assert state.ema is not None
         with state.ema.applied_to(model):
-            decoded = reconstruct(model, shown.to(device)).cpu()
+            decoded = state.evaluate(lambda: reconstruct(model, shown.to(device))).cpu()
         square = (decoded.clamp(-1, 1) - shown).square().mean()
-        save_grid(folder / "grids" / f"{state.step:08d}.png", [*shown, *decoded], 8)
+        if state.ranks.is_first:
+            save_grid(folder / "grids" / f"{state.step:08d}.png", [*shown, *decoded], 8)
         return {"held_out_psnr": float(10 * torch.log10(4 / square))}
 
     outcome = train(
@@ -212,8 +211,8 @@ def _train_autoencoder(
         loop,
         folder,
         callbacks=[preview],
-        resume=options.resume,
-        report=options.report,
+        resume=session.resume,
+        report=session.report,
     )
     if outcome.reason == "interrupted":
         return
@@ -222,9 +221,9 @@ def _train_autoencoder(
         images = statistics_images(
             scenes, recipe.objective.bases, recipe.num_statistics, HELD_BACK + 8
         )
-        num_tokens = fit_statistics(model, images)
-        results.save_result(folder, model, recipe.model)
-    options.report(f"autoencoder done; statistics of {num_tokens} tokens; {folder / 'result'}")
+        num_tokens = state.evaluate(lambda: fit_statistics(model, images))
+        results.save_result(folder, model, recipe.model, state.ranks)
+    session.report(f"autoencoder done; statistics of {num_tokens} tokens; {folder / 'result'}")
 
 
 def _train_language_model(
@@ -233,22 +232,23 @@ def _train_language_model(
     folder: Path,
     tokenizer: PromptTokenizer,
     device: torch.device,
-    options: _Options,
+    session: Session,
 ) -> None:
     torch.manual_seed(recipe.seed)
-    loop = options.apply(recipe.loop)
+    loop = session.apply(recipe.loop)
     config = dataclasses.replace(recipe.model, vocab_size=tokenizer.num_ids)
     model = CausalLanguageModel(config)
     initialise_language_model(model)
     model.to(device)
     scenes = _scenes(recipe.scenes, data_folder, recipe.seed)
-    objective = LanguageModelObjective(model, scenes, tokenizer, recipe.objective)
-    state = _state(model, loop)
+    settings = session.own(recipe.objective)
+    objective = LanguageModelObjective(model, scenes, tokenizer, settings)
+    state = session.state(model, loop)
 
     def held_out(state: RunState) -> dict[str, float]:
         assert state.ema is not None
         with state.ema.applied_to(model):
-            losses = objective.final_turn_losses(320, HELD_BACK)
+            losses = state.evaluate(lambda: objective.final_turn_losses(320, HELD_BACK))
         return {f"final_turn_{language}": loss for language, loss in losses.items()}
 
     outcome = train(
@@ -257,16 +257,18 @@ def _train_language_model(
         loop,
         folder,
         callbacks=[held_out],
-        resume=options.resume,
-        report=options.report,
+        resume=session.resume,
+        report=session.report,
     )
     if outcome.reason == "interrupted":
         return
     assert state.ema is not None
     with state.ema.applied_to(model):
-        results.save_result(folder, model.encoder, config)
-        results.save_final_norm(folder, model.norm.weight)
-    options.report(f"text encoder done; {folder / 'result'}")
+        results.save_result(folder, model.encoder, config, state.ranks)
+        norm = full_tensor(model.norm.weight.detach())
+        if state.ranks.is_first:
+            results.save_final_norm(folder, norm)
+    session.report(f"text encoder done; {folder / 'result'}")
 
 
 def _make_latents(
@@ -297,7 +299,7 @@ def _train_denoiser(
     tokenizer: PromptTokenizer,
     device: torch.device,
     start: Path | None,
-    options: _Options,
+    session: Session,
 ) -> None:
     beside = folder.parent
     autoencoder = results.load_autoencoder(beside / recipe.autoencoder).to(device)
@@ -309,7 +311,7 @@ def _train_denoiser(
         later = [
             list_checkpoints(folder / s.name / CHECKPOINTS) for s in recipe.stages[number + 1 :]
         ]
-        if options.resume and any(later):
+        if session.resume and any(later):
             previous = list_checkpoints(folder / stage.name / CHECKPOINTS)[-1]
             continue
         torch.manual_seed(recipe.seed)
@@ -319,25 +321,31 @@ def _train_denoiser(
             _take_weights(model, start)
         model.to(device)
         stage_folder = folder / stage.name
-        loop = options.apply(stage.loop, stage.minutes_share)
-        state = _state(model, loop)
+        loop = session.apply(stage.loop, stage.minutes_share)
+        state = session.state(model, loop, denoiser_layout(recipe.model))
         if previous is not None:
             load_weights(previous, state)
         pool = LatentPool(
             beside / recipe.latents,
-            stage_folder / "shards.jsonl",
+            stage_folder / _ledger(session.ranks),
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=autoencoder_id,
         )
-        objective = DenoiserObjective(model, encoder, tokenizer, pool, stage.objective)
-        outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, options)
+        settings = session.own(stage.objective)
+        objective = DenoiserObjective(model, encoder, tokenizer, pool, settings)
+        outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, session)
         if outcome.reason == "interrupted":
             return
         previous = outcome.checkpoint
         assert state.ema is not None
         with state.ema.applied_to(model):
-            results.save_result(folder, model, recipe.model)
-        options.report(f"stage {stage.name} done; {folder / 'result'}")
+            results.save_result(folder, model, recipe.model, state.ranks)
+        session.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _ledger(ranks: Ranks) -> str:
+    """Ranks look at the cache at their own moments, so each keeps its own ledger."""
+    return "shards.jsonl" if ranks.is_first else f"shards-{ranks.rank}.jsonl"
 
 
 def _take_weights(model: MMDiT, start: Path) -> None:
@@ -361,23 +369,26 @@ def _train_stage(
     state: RunState,
     loop: LoopConfig,
     folder: Path,
-    options: _Options,
+    session: Session,
 ) -> Outcome:
     grid = PRESETS[max(stage.objective.bases)]["1:1"].grid
 
     def preview(state: RunState) -> dict[str, float]:
         assert state.ema is not None
         with state.ema.applied_to(objective.model):
-            pictures = sample_pictures(
-                objective,
-                autoencoder,
-                PREVIEW_PROMPTS,
-                grid,
-                num_steps=recipe.preview_steps,
-                guidance=recipe.preview_guidance,
+            pictures = state.evaluate(
+                lambda: sample_pictures(
+                    objective,
+                    autoencoder,
+                    PREVIEW_PROMPTS,
+                    grid,
+                    num_steps=recipe.preview_steps,
+                    guidance=recipe.preview_guidance,
+                )
             )
-        name = f"{stage.name}-{state.step:08d}.png"
-        save_grid(folder / "grids" / name, [picture.cpu() for picture in pictures], 6)
+        if state.ranks.is_first:
+            name = f"{stage.name}-{state.step:08d}.png"
+            save_grid(folder / "grids" / name, [picture.cpu() for picture in pictures], 6)
         return {}
 
     return train(
@@ -386,6 +397,6 @@ def _train_stage(
         loop,
         folder / stage.name,
         callbacks=[preview],
-        resume=options.resume,
-        report=options.report,
+        resume=session.resume,
+        report=session.report,
     )

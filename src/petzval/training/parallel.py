@@ -11,6 +11,7 @@ shards parameters in place. So checkpoints, optimizer groups and averages know o
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -76,25 +77,28 @@ class Layout:
     Attributes:
         blocks: repeated blocks: sharded, compiled, recomputed.
         units: modules inside blocks that are also called from outside them: sharded apart.
+        idle: parameters that no loss ever reaches. One process leaves them alone, as they have no
+            gradient; FSDP2 gives them one of zeros, and without this they would decay.
     """
 
     blocks: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-
-
-MMDIT_LAYOUT = Layout(
-    blocks=("transformer_blocks.*",),
-    # All blocks' modulations are evaluated before the first block runs.
-    units=("transformer_blocks.*.img_mod", "transformer_blocks.*.txt_mod"),
-)
+    idle: tuple[str, ...] = ()
 
 
 class Shell(nn.Module):
     """The root of a sharded model. Its forward is whatever is asked for."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, idle: Sequence[str] = ()) -> None:
         super().__init__()
         self.model = model
+        self.idle = tuple(idle)
+
+    def drop_idle_gradients(self) -> None:
+        """After the backward: idle parameters have no gradient, as in one process."""
+        for name, parameter in self.model.named_parameters():
+            if any(_fits(name, pattern) for pattern in self.idle):
+                parameter.grad = None
 
     def forward(self, call: Callable[[], ResultT]) -> ResultT:
         """`call()`, with the root's parameters at hand; it must return tensors."""
@@ -140,11 +144,12 @@ def parallelize(
             cast_forward_inputs=False,
         ),
     }
-    root = Shell(model)
+    root = Shell(model, layout.idle)
     for module in [*_modules(model, layout.units), *blocks]:
         fully_shard(module, reshard_after_forward=config.reshard, **options)
     fully_shard(root, reshard_after_forward=False, **options)
-    # A rank whose batch has no text gives no gradient to the text stream; the others do.
+    # A rank whose batch has no text gives no gradient to the text stream; the others do. What no
+    # rank used in a step has a gradient of zeros, where one process has none and skips it.
     cast("FSDPModule", root).set_reduce_scatter_unused_params(True)
     return root
 
@@ -212,8 +217,9 @@ def _compiled(
     forward: Callable[..., Any], mode: Literal["static", "dynamic"]
 ) -> Callable[..., Any]:
     # All blocks share their code, and each of the paper's 27 buckets is a graph of its own.
-    limits = cast("Any", torch).compiler.config
+    limits: Any = importlib.import_module("torch._dynamo.config")
     limits.recompile_limit = max(limits.recompile_limit, 128)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 1024)
     return torch.compile(forward, fullgraph=True, dynamic=mode == "dynamic")
 
 
@@ -223,14 +229,15 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
 
 
 def _modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """Modules by name, in the model's order; `*` does not cross a dot."""
-
-    def fits(name: str, pattern: str) -> bool:
-        parts, wanted = name.split("."), pattern.split(".")
-        return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
-
+    """Modules by name, in the model's order."""
     return [
         module
         for name, module in model.named_modules()
-        if any(fits(name, pattern) for pattern in patterns)
+        if any(_fits(name, pattern) for pattern in patterns)
     ]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a dotted name has a pattern's form; `*` does not cross a dot."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))

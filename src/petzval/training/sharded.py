@@ -14,6 +14,7 @@ Pickles travel only between the live processes of one run, when they agree on wh
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -183,12 +184,15 @@ def _empty(metadata: TensorStorageMetadata, example: Tensor | None, path: Path) 
 def _read(path: Path, targets: dict[str, Tensor], state: RunState) -> None:
     """Overwrite the targets; each rank reads the parts that it needs."""
     try:
-        load(
-            targets,
-            storage_reader=HuggingFaceStorageReader(str(path)),
-            process_group=state.ranks.background,
-            no_dist=state.ranks.size == 1,
-        )
+        with warnings.catch_warnings():
+            # One process reading what several wrote is meant.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(
+                targets,
+                storage_reader=HuggingFaceStorageReader(str(path)),
+                process_group=state.ranks.background,
+                no_dist=state.ranks.size == 1,
+            )
     except (OSError, SafetensorError, CheckpointException) as error:
         raise _unreadable(path, error) from error
 
