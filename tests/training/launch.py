@@ -1,50 +1,37 @@
-"""Start the processes of a test as torchrun would, without its own start-up."""
+"""Start the processes of a test with torchrun's environment, without each importing torch anew."""
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+Leg = tuple[int, list[str], str]
+"""Number of ranks, programs of `tests.training.ranked`, and when one of them dies ("never")."""
 
-def launch(size: int, folder: Path, *programs: str, kill: str = "never") -> list[int]:
-    """Run programs of `tests.training.ranked` on `size` ranks; the ranks' exit codes."""
+
+def launch(folder: Path, *legs: Leg) -> list[list[int]]:
+    """Run legs one after the other; for each the exit codes of its ranks."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running: list[subprocess.Popen[bytes]] = []
-    for rank in range(size):
-        environment = {
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.ranked", str(folder), json.dumps(legs)],
+        cwd=ROOT,
+        env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(size),
             "OMP_NUM_THREADS": "1",
-            "PETZVAL_TEST_KILL": kill,
-        }
-        with (folder / f"rank{rank}.log").open("wb") as log:
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.training.ranked", str(folder), *programs],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        return [process.wait(timeout=120) for process in running]
-    finally:
-        for process in running:
-            process.kill()
+        },
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def logs(folder: Path) -> str:

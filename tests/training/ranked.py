@@ -1,16 +1,20 @@
-"""What the processes of a test do: `python -m tests.training.ranked FOLDER PROGRAM …`.
+"""What the processes of a test do; `launch.py` says how they are started.
 
-Each program runs on all ranks; the first one leaves what it returns in `<program>.json`, and whole
-tensors in `<program>.safetensors`. The test that started them compares both with one process.
+Each program runs on all ranks; the first one leaves what it returns in `<program><ranks>.json`, and
+whole tensors in `<program><ranks>.safetensors`. The test compares both with one process.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import shutil
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,15 +126,17 @@ def gradients(ranks: Ranks, folder: Path) -> Result:
             root = parallelize(model, ParallelConfig(), ranks, LAYOUT)
             assert root is not None
             objective = SharedObjective(model, ranks.rank, UNEVEN[ranks.size], by_item=by_item)
-            value = root(
-                lambda o=objective, w=weighting: weighted_value(o.loss(o.batch(3)), w, ranks)
-            )
+            value = root(functools.partial(_weighted, objective, weighting, ranks))
             value.backward()
             for name, parameter in model.named_parameters():
                 assert parameter.grad is not None
                 key = f"{weighting}.{by_item}.{name}"
                 tensors[key] = full_tensor(parameter.grad).clone()
     return {}, tensors
+
+
+def _weighted(objective: SharedObjective, weighting: Weighting, ranks: Ranks) -> Tensor:
+    return weighted_value(objective.loss(objective.batch(3)), weighting, ranks)
 
 
 def spoilt(ranks: Ranks, folder: Path) -> Result:
@@ -145,17 +151,32 @@ def spoilt(ranks: Ranks, folder: Path) -> Result:
 
 def first_leg(ranks: Ranks, folder: Path) -> Result:
     """Thirty steps, with checkpoints at every tenth."""
-    return _leg(ranks, folder / f"leg{ranks.size}", 30)
+    return _leg(ranks, folder / f"from_none{ranks.size}", 30)
+
+
+def alone(ranks: Ranks, folder: Path) -> Result:
+    """The ten steps that `third_leg` goes on from."""
+    return _leg(ranks, folder / "alone", 10)
 
 
 def second_leg(ranks: Ranks, folder: Path) -> Result:
-    """Goes on where another number of ranks has saved step 10."""
-    return _leg(ranks, folder / f"leg{ranks.size}", 30)
+    """Goes on where four ranks have saved step 10."""
+    _inherit(ranks, folder / "from_none4", folder / "from_four")
+    return _leg(ranks, folder / "from_four", 30)
 
 
 def third_leg(ranks: Ranks, folder: Path) -> Result:
     """Goes on where one process has saved step 10, in its own format."""
+    _inherit(ranks, folder / "alone", folder / "from_one")
     return _leg(ranks, folder / "from_one", 30)
+
+
+def _inherit(ranks: Ranks, source: Path, target: Path) -> None:
+    """A run's state at step 10, as the start of another run."""
+    name = Path("checkpoints") / "step-00000010"
+    if ranks.is_first:
+        shutil.copytree(source / name, target / name)
+    ranks.wait()
 
 
 def _leg(ranks: Ranks, folder: Path, num_steps: int) -> Result:
@@ -196,6 +217,15 @@ def killed(ranks: Ranks, folder: Path) -> Result:
     if moment == "renaming" and ranks.rank == 0:
         _die_in(folders, "commit", call=1)
     return _killable(ranks, folder / "killed")
+
+
+def seen(ranks: Ranks, folder: Path) -> Result:
+    """What the death before left behind."""
+    checkpoints = folder / "killed" / "checkpoints"
+    picked = [path.name for path in folders.list_checkpoints(checkpoints)]
+    half = (checkpoints / ".incomplete-00000008").is_dir()
+    found = ranks.gather({"picked": picked, "half": half})[0]
+    return found, {}
 
 
 def _killable(ranks: Ranks, folder: Path) -> Result:
@@ -264,11 +294,13 @@ PROGRAMS: dict[str, Callable[[Ranks, Path], Result]] = {
         gradients,
         spoilt,
         first_leg,
+        alone,
         second_leg,
         third_leg,
         terminated,
         uninterrupted,
         killed,
+        seen,
         denoising,
         compiled,
         evaluated,
@@ -277,12 +309,52 @@ PROGRAMS: dict[str, Callable[[Ranks, Path], Result]] = {
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    """Legs in turn: each forks its ranks from this process, which has imported all they need."""
     folder = Path(sys.argv[1])
-    with join_ranks(torch.device("cpu"), timeout_minutes=1.0) as (ranks, _):
-        for name in sys.argv[2:]:
+    codes: list[list[int]] = []
+    for size, programs, moment in json.loads(sys.argv[2]):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        started = [_fork(rank, size, port, folder, programs, moment) for rank in range(size)]
+        codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started])
+    print(json.dumps(codes))
+
+
+def _fork(rank: int, size: int, port: str, folder: Path, programs: list[str], moment: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(size),
+            PETZVAL_TEST_KILL=moment,
+        )
+        log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        _run(folder, programs)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(folder: Path, programs: list[str]) -> None:
+    torch.set_num_threads(1)
+    with join_ranks(torch.device("cpu"), timeout_minutes=3.0) as (ranks, _):
+        for name in programs:
             result, tensors = PROGRAMS[name](ranks, folder)
             if ranks.is_first:
+                name = f"{name}{ranks.size}"
                 whole = {key: value.detach().contiguous() for key, value in tensors.items()}
                 save_file(whole, folder / f"{name}.safetensors")
                 (folder / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")

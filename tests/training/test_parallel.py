@@ -56,31 +56,19 @@ def run_one(folder: Path, num_steps: int) -> RunState:
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What four ranks left."""
-    folder = tmp_path_factory.mktemp("four")
-    codes = launch(4, folder, "equality", "gradients", "replicated", "first_leg")
-    assert codes == [0] * 4, logs(folder)
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four ranks left, and one process, and two ranks that went on from either."""
+    folder = tmp_path_factory.mktemp("ranked")
+    both = ["equality", "gradients"]
+    only_two = ["spoilt", "second_leg", "third_leg", "terminated", "denoising", "evaluated"]
+    codes = launch(
+        folder,
+        (4, [*both, "replicated", "first_leg"], "never"),
+        (1, ["alone"], "never"),
+        (2, [*both, *only_two], "never"),
+    )
+    assert codes == [[0] * 4, [0], [0] * 2], logs(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def two(four: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks left, having gone on from step 10 of four ranks, and of one."""
-    folder = tmp_path_factory.mktemp("two")
-    inherit(four / "leg4", folder / "leg2")
-    run_one(folder / "one", 10)
-    inherit(folder / "one", folder / "from_one")
-    programs = ("equality", "gradients", "spoilt", "second_leg", "third_leg")
-    codes = launch(2, folder, *programs, "terminated", "denoising", "evaluated")
-    assert codes == [0, 0], logs(folder)
-    return folder
-
-
-def inherit(source: Path, target: Path) -> None:
-    """A run's state at step 10, as the start of another run."""
-    name = Path("checkpoints") / "step-00000010"
-    shutil.copytree(source / name, target / name)
 
 
 def result_of(folder: Path, program: str) -> dict[str, Any]:
@@ -101,39 +89,37 @@ def assert_close(left: dict[str, Tensor], right: dict[str, Tensor], limit: float
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(("name", "weighting"), [("adamw", "sample"), ("muon", "token")])
 def test_twenty_steps_equal_one_process(
-    size: int, name: str, weighting: Weighting, request: pytest.FixtureRequest
+    ranked: Path, size: int, name: str, weighting: Weighting
 ) -> None:
-    folder: Path = request.getfixturevalue({2: "two", 4: "four"}[size])
     state = small_state(adamw() if name == "adamw" else muon())
     objective = WholeObjective(state.model, UNEVEN[size], weighting)
     losses = [
         training_step(objective, objective.batch(step), state, max_grad_norm=0.5).loss
         for step in range(20)
     ]
-    assert result_of(folder, "equality")[name] == pytest.approx(losses, rel=1e-5)
+    assert result_of(ranked, f"equality{size}")[name] == pytest.approx(losses, rel=1e-5)
     assert losses[-1] < 0.8 * losses[0]
-    assert_close(tensors_of(folder, "equality", f"{name}."), weights_of(state))
+    assert_close(tensors_of(ranked, f"equality{size}", f"{name}."), weights_of(state))
 
 
-def test_two_copies_of_a_sharded_model_equal_one_process(four: Path) -> None:
+def test_two_copies_of_a_sharded_model_equal_one_process(ranked: Path) -> None:
     state = small_state(muon())
     losses = take_steps(state, SharedObjective(state.model, 0, even(1)), 20, "rank")
-    assert result_of(four, "replicated")["losses"] == pytest.approx(losses, rel=1e-5)
-    assert_close(tensors_of(four, "replicated"), weights_of(state))
+    assert result_of(ranked, "replicated4")["losses"] == pytest.approx(losses, rel=1e-5)
+    assert_close(tensors_of(ranked, "replicated4"), weights_of(state))
 
 
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("by_item", [False, True])
 @pytest.mark.parametrize("weighting", ["sample", "rank", "token"])
 def test_gradients_of_unequal_batches(
-    size: int, by_item: bool, weighting: Weighting, request: pytest.FixtureRequest
+    ranked: Path, size: int, by_item: bool, weighting: Weighting
 ) -> None:
-    folder: Path = request.getfixturevalue({2: "two", 4: "four"}[size])
     model = small_model()
     objective = WholeObjective(model, UNEVEN[size], weighting)
     objective.loss(objective.batch(3)).value.backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    assert_close(tensors_of(folder, "gradients", f"{weighting}.{by_item}."), expected, 1e-6)
+    assert_close(tensors_of(ranked, f"gradients{size}", f"{weighting}.{by_item}."), expected, 1e-6)
 
 
 def test_the_weightings_differ_and_are_the_same_in_one_process() -> None:
@@ -153,8 +139,8 @@ def test_the_weightings_differ_and_are_the_same_in_one_process() -> None:
     assert weighted_value(equal, "token", Ranks()) == loss.value
 
 
-def test_a_poisoned_rank_and_a_spike_are_skipped_by_all(two: Path) -> None:
-    result = result_of(two, "spoilt")
+def test_a_poisoned_rank_and_a_spike_are_skipped_by_all(ranked: Path) -> None:
+    result = result_of(ranked, "spoilt2")
     assert result["guards"][0] == result["guards"][1]
     assert (result["guards"][0]["num_skipped"], result["guards"][0]["num_accepted"]) == (2, 18)
     state = small_state(adamw())
@@ -162,36 +148,36 @@ def test_a_poisoned_rank_and_a_spike_are_skipped_by_all(two: Path) -> None:
     for step in range(20):
         training_step(objective, objective.batch(step), state, max_grad_norm=0.5)
     assert state.guard.num_skipped == 2
-    assert_close(tensors_of(two, "spoilt"), weights_of(state))
+    assert_close(tensors_of(ranked, "spoilt2"), weights_of(state))
 
 
-def test_from_four_ranks_to_two_to_one(four: Path, two: Path, tmp_path: Path) -> None:
+def test_from_four_ranks_to_two_to_one(ranked: Path, tmp_path: Path) -> None:
     whole = run_one(tmp_path / "whole", 30)
     expected = losses_of(tmp_path / "whole")
-    assert losses_of(four / "leg4") == pytest.approx(expected, rel=1e-5)
+    assert losses_of(ranked / "from_none4") == pytest.approx(expected, rel=1e-5)
     # Two ranks log what they did themselves: the twenty steps behind the inherited ten.
-    assert losses_of(two / "leg2") == pytest.approx(expected[10:], rel=1e-5)
-    assert "resumed at step 10 from step-00000010" in result_of(two, "second_leg")["lines"]
-    assert_close(tensors_of(two, "second_leg"), weights_of(whole))
-    last = two / "leg2" / "checkpoints" / "step-00000020"
+    assert losses_of(ranked / "from_four") == pytest.approx(expected[10:], rel=1e-5)
+    assert "resumed at step 10 from step-00000010" in result_of(ranked, "second_leg2")["lines"]
+    assert_close(tensors_of(ranked, "second_leg2"), weights_of(whole))
+    last = ranked / "from_four" / "checkpoints" / "step-00000020"
     shutil.copytree(last, tmp_path / "one" / "checkpoints" / last.name)
     state = run_one(tmp_path / "one", 30)
     assert losses_of(tmp_path / "one") == pytest.approx(expected[20:], rel=1e-5)
     assert_close(weights_of(state), weights_of(whole))
 
 
-def test_from_one_process_to_two_ranks(two: Path, tmp_path: Path) -> None:
+def test_from_one_process_to_two_ranks(ranked: Path, tmp_path: Path) -> None:
     whole = run_one(tmp_path, 30)
-    assert losses_of(two / "from_one") == pytest.approx(losses_of(tmp_path)[10:], rel=1e-5)
-    assert_close(tensors_of(two, "third_leg"), weights_of(whole))
+    assert losses_of(ranked / "from_one") == pytest.approx(losses_of(tmp_path)[10:], rel=1e-5)
+    assert_close(tensors_of(ranked, "third_leg2"), weights_of(whole))
 
 
-def test_the_sampler_gets_its_state_back_on_every_rank(two: Path) -> None:
-    assert result_of(two, "second_leg")["origins"] == [{"seed": 7, "loaded": True}] * 2
+def test_the_sampler_gets_its_state_back_on_every_rank(ranked: Path) -> None:
+    assert result_of(ranked, "second_leg2")["origins"] == [{"seed": 7, "loaded": True}] * 2
 
 
-def test_a_sharded_checkpoint_is_json_and_safetensors(four: Path) -> None:
-    kept = list_checkpoints(four / "leg4" / "checkpoints")
+def test_a_sharded_checkpoint_is_json_and_safetensors(ranked: Path) -> None:
+    kept = list_checkpoints(ranked / "from_none4" / "checkpoints")
     assert [path.name[-2:] for path in kept] == ["10", "20", "30"]
     assert {path.suffix for path in kept[0].iterdir()} == {".safetensors", ".json"}
     state = small_state(adamw())
@@ -202,10 +188,10 @@ def test_a_sharded_checkpoint_is_json_and_safetensors(four: Path) -> None:
     assert (state.step, other.step, other.num_items) == (0, 20, 480)
 
 
-def test_rows_of_the_log_count_all_ranks(two: Path, tmp_path: Path) -> None:
+def test_rows_of_the_log_count_all_ranks(ranked: Path, tmp_path: Path) -> None:
     run_one(tmp_path, 30)
     for row, alone in zip(
-        read_metrics(two / "leg2" / "metrics.jsonl"),
+        read_metrics(ranked / "from_four" / "metrics.jsonl"),
         read_metrics(tmp_path / "metrics.jsonl")[10:],
         strict=True,
     ):
@@ -221,28 +207,28 @@ def test_rows_of_the_log_count_all_ranks(two: Path, tmp_path: Path) -> None:
         assert 0 <= row["data_wait"] < 1
 
 
-def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(two: Path) -> None:
-    [path] = list_checkpoints(two / "terminated" / "checkpoints")
-    assert result_of(two, "terminated")["ends"] == [["interrupted", 6, str(path)]] * 2
-    assert json.loads((two / "terminated" / "heartbeat.json").read_text())["step"] >= 1
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(ranked: Path) -> None:
+    [path] = list_checkpoints(ranked / "terminated" / "checkpoints")
+    assert result_of(ranked, "terminated2")["ends"] == [["interrupted", 6, str(path)]] * 2
+    assert json.loads((ranked / "terminated" / "heartbeat.json").read_text())["step"] >= 1
 
 
-def test_the_denoiser_over_two_ranks_one_without_text(two: Path) -> None:
+def test_the_denoiser_over_two_ranks_one_without_text(ranked: Path) -> None:
     model = denoiser()
     state = state_of(model, Ranks(), None)
     losses = denoiser_steps(state, AllRanks(model, 2))
-    result = result_of(two, "denoising")
+    result = result_of(ranked, "denoising2")
     weights = dict(model.state_dict())
     for name in ("float32", "recomputed"):
         assert result[name] == pytest.approx(losses, rel=1e-5)
-        assert_close(tensors_of(two, "denoising", f"{name}."), weights)
+        assert_close(tensors_of(ranked, "denoising2", f"{name}."), weights)
     assert result["bfloat16"] == pytest.approx(losses, rel=2e-2)
     assert result["bfloat16"] != pytest.approx(losses, rel=1e-5)
-    stored = tensors_of(two, "denoising", "bfloat16.")
+    stored = tensors_of(ranked, "denoising2", "bfloat16.")
     assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
-def test_averages_are_looked_at_between_steps(two: Path) -> None:
+def test_averages_are_looked_at_between_steps(ranked: Path) -> None:
     model = denoiser()
     state = state_of(model, Ranks(), None)
     before = look(state)
@@ -252,7 +238,7 @@ def test_averages_are_looked_at_between_steps(two: Path) -> None:
         training_step(objective, objective.batch(step), state, max_grad_norm=1.0)  # type: ignore[arg-type]
         if step == 1:
             after = look(state)
-    seen = tensors_of(two, "evaluated")
+    seen = tensors_of(ranked, "evaluated2")
     assert torch.allclose(seen.pop("before"), before, atol=1e-5)
     assert torch.allclose(seen.pop("after"), after, atol=1e-5)
     assert not torch.allclose(before, after, atol=1e-3)
@@ -287,11 +273,11 @@ def test_compiling_keeps_the_loss(recompute: Any) -> None:
 
 @pytest.mark.compile
 def test_compiling_sharded_blocks_keeps_the_loss(tmp_path: Path) -> None:
-    assert launch(2, tmp_path, "compiled") == [0, 0], logs(tmp_path)
+    assert launch(tmp_path, (2, ["compiled"], "never")) == [[0, 0]], logs(tmp_path)
     model = denoiser()
     losses = denoiser_steps(state_of(model, Ranks(), None), AllRanks(model, 2))
-    assert result_of(tmp_path, "compiled")["losses"] == pytest.approx(losses, rel=1e-5)
-    assert_close(tensors_of(tmp_path, "compiled"), dict(model.state_dict()))
+    assert result_of(tmp_path, "compiled2")["losses"] == pytest.approx(losses, rel=1e-5)
+    assert_close(tensors_of(tmp_path, "compiled2"), dict(model.state_dict()))
 
 
 def one_process(config: ParallelConfig) -> tuple[list[float], dict[str, Tensor]]:

@@ -20,11 +20,11 @@ from petzval.training.objective import BatchT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ahead(Generic[BatchT]):
-    """A prepared batch, or why there is none; `ready` is passed when the device is done with it."""
+    """A prepared batch, or why there is none; the CUDA event `ready` follows the device's work."""
 
     batch: BatchT | None = None
     error: Exception | None = None
-    ready: torch.cuda.Event | None = None
+    ready: Any = None
 
 
 class Prefetcher(Generic[BatchT]):
