@@ -260,15 +260,23 @@ def test_recomputing_changes_no_bit(config: ParallelConfig) -> None:
     assert_close(weights, others, 0)
 
 
+# Torch warns itself: its tracer looks at every tensor's `grad`, its compiler uses its old one.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.compile
-@pytest.mark.parametrize("recompute", ["none", "operations"])
-def test_compiling_keeps_the_loss(recompute: Any) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        ParallelConfig(compile="static"),
+        ParallelConfig(compile="static", recompute="operations"),
+        ParallelConfig(compile="dynamic", recompute="blocks", recompute_every=2),
+    ],
+)
+def test_compiling_keeps_the_loss(config: ParallelConfig) -> None:
     expected, weights = one_process(ParallelConfig())
-    for mode in ("static", "dynamic"):
-        config = ParallelConfig(compile=mode, recompute=recompute)
-        losses, others = one_process(config)
-        assert losses == pytest.approx(expected, rel=1e-5)
-        assert_close(weights, others)
+    losses, others = one_process(config)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert_close(weights, others, 1e-4)
 
 
 @pytest.mark.compile
@@ -277,7 +285,8 @@ def test_compiling_sharded_blocks_keeps_the_loss(tmp_path: Path) -> None:
     model = denoiser()
     losses = denoiser_steps(state_of(model, Ranks(), None), AllRanks(model, 2))
     assert result_of(tmp_path, "compiled2")["losses"] == pytest.approx(losses, rel=1e-5)
-    assert_close(tensors_of(tmp_path, "compiled2"), dict(model.state_dict()))
+    # Where a gradient is nearly zero, AdamW makes a whole step of its rounding.
+    assert_close(tensors_of(tmp_path, "compiled2"), dict(model.state_dict()), 1e-4)
 
 
 def one_process(config: ParallelConfig) -> tuple[list[float], dict[str, Tensor]]:

@@ -29,6 +29,11 @@ def reference() -> Generator[None, None, None]:
         _use_reference.reset(token)
 
 
+def _slow_is_asked() -> bool:
+    # A context variable cannot be traced; compiled code is always the fast one.
+    return not torch.compiler.is_compiling() and _use_reference.get()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelChoice:
     """One line of `petzval doctor`: what runs for an operation, and why."""
@@ -74,41 +79,41 @@ def describe(device: torch.device) -> list[KernelChoice]:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.reference.rms_norm`."""
-    return (slow if _use_reference.get() else fast).rms_norm(x, weight, eps)
+    return (slow if _slow_is_asked() else fast).rms_norm(x, weight, eps)
 
 
 def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.reference.rms_norm_float32_weight`."""
-    return (slow if _use_reference.get() else fast).rms_norm_float32_weight(x, weight, eps)
+    return (slow if _slow_is_asked() else fast).rms_norm_float32_weight(x, weight, eps)
 
 
 def rms_norm_modulate(
     x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
 ) -> Tensor:
     """See `kernels.reference.rms_norm_modulate`."""
-    module = slow if _use_reference.get() else fast
+    module = slow if _slow_is_asked() else fast
     return module.rms_norm_modulate(x, weight, eps, shift, scale)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.reference.rotate_interleaved`."""
-    return (slow if _use_reference.get() else fast).rotate_interleaved(x, cos, sin)
+    return (slow if _slow_is_asked() else fast).rotate_interleaved(x, cos, sin)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """See `kernels.reference.attention`."""
-    return (slow if _use_reference.get() else fast).attention(query, key, value, key_mask)
+    return (slow if _slow_is_asked() else fast).attention(query, key, value, key_mask)
 
 
 def sink_attention(
     query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, allowed: Tensor
 ) -> Tensor:
     """See `kernels.reference.sink_attention`."""
-    module = slow if _use_reference.get() else fast
+    module = slow if _slow_is_asked() else fast
     return module.sink_attention(query, key, value, sinks, allowed)
 
 
 def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `kernels.reference.upsample_convolution`; the collapsed form is used on CUDA."""
-    collapsed = x.is_cuda and not _use_reference.get()
+    collapsed = x.is_cuda and not _slow_is_asked()
     return (fast if collapsed else slow).upsample_convolution(x, weight, bias)
