@@ -263,6 +263,7 @@ def test_recomputing_changes_no_bit(config: ParallelConfig) -> None:
 # Torch warns itself: its tracer looks at every tensor's `grad`, its compiler uses its old one.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Detected that context_fn")
 @pytest.mark.compile
 @pytest.mark.parametrize(
     "config",
