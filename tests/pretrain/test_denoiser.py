@@ -148,7 +148,7 @@ def test_a_perfect_prediction_has_no_loss(
     loss = made.loss(batch)
     assert float(loss.value) == pytest.approx(float(expected))
     assert loss.num_items == batch.latents.shape[0]
-    assert any(name.startswith("loss_t0.") for name in loss.parts)
+    assert any(name.startswith("loss_t0.") for name in loss.means)
 
 
 def test_a_batch_is_learnt_by_heart(made: DenoiserObjective) -> None:

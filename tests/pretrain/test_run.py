@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +217,56 @@ def test_a_start_that_does_not_fit_is_refused(
             start=golden_checkpoint,
             report=lambda line: None,
         )
+
+
+def torchrun(command: list[str], log: Path) -> int:
+    """Two processes on this machine, with a port of their own."""
+    root = Path(__file__).resolve().parents[2]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with log.open("w") as file:
+        return subprocess.run(
+            [*launcher, "-m", "petzval", *command],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            check=False,
+        ).returncode
+
+
+def test_torchrun_trains_a_denoiser_over_two_processes(smoke_runs: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer", "vae", "language_model", "latents"):
+        (tmp_path / name).symlink_to(smoke_runs / name)
+    folder, log = tmp_path / "denoiser", tmp_path / "log.txt"
+    command = ["pretrain", "smoke_denoiser", "--out", str(folder), "--threads", "1"]
+    assert torchrun([*command, "--device", "cpu"], log) == 0, log.read_text()
+    lines = log.read_text().splitlines()
+    assert lines.count(str(folder)) == 1, "one process speaks"
+    assert json.loads((folder / "recipe.json").read_text())["session"]["processes"] == 2
+    assert (
+        results.load_denoiser(folder).config
+        == results.load_denoiser(smoke_runs / "denoiser").config
+    )
+    for stage in ("low", "mixed"):
+        rows = read_metrics(folder / stage / "metrics.jsonl")
+        assert [row["step"] for row in rows if "loss" in row] == [2, 4]
+        assert any(name.startswith("loss_bucket_") for name in rows[-1])
+        assert (folder / stage / "shards-1.jsonl").is_file()
+    assert len(list((folder / "grids").glob("*.png"))) == 2
+    # One process goes on with what two have left: nothing is to be done.
+    run(
+        "smoke_denoiser",
+        data_folder=tmp_path / "none",
+        run_folder=folder,
+        report=lambda line: None,
+    )
+
+
+def test_torchrun_is_refused_where_nothing_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="trains nothing") as caught:
+        run("smoke_latents", data_folder=tmp_path, run_folder=tmp_path / "latents")
+    assert "petzval pretrain smoke_latents" in caught.value.hint

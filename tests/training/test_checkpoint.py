@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from petzval.errors import TrainingError
-from petzval.training import checkpoint
+from petzval.training import folders
 from petzval.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from petzval.training.optimizer import OptimizerConfig
 from petzval.training.state import RunState
@@ -59,7 +59,7 @@ def test_a_save_that_dies_leaves_the_one_before(
     def die(path: Path) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(checkpoint, "_flush", die)
+    monkeypatch.setattr(folders, "flush", die)
     with pytest.raises(OSError, match="full"):
         save_checkpoint(tmp_path, state)
     assert list_checkpoints(tmp_path) == [good]

@@ -9,13 +9,12 @@ from torch import nn
 from petzval.errors import ConfigError
 from petzval.models.mmdit import MMDiT
 from petzval.models.sizes import MINI_MMDIT
+from petzval.training.muon import Muon, orthogonalize
 from petzval.training.optimizer import (
-    Muon,
     OptimizerConfig,
     build_optimizers,
     group_parameters,
     learning_rate_factor,
-    orthogonalize,
 )
 from tests.training.toy import LinearObjective, toy_model
 

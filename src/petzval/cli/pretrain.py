@@ -54,6 +54,7 @@ def pretrain(
     part = _shards(shards)
     from petzval.inference.device import choose_device
     from petzval.pretrain.run import run
+    from petzval.training.ranks import launched_first
 
     console = stderr()
     # mini_denoiser looks for what it needs in the folders vae and language_model beside its own.
@@ -72,7 +73,8 @@ def pretrain(
         start=start,
         report=lambda line: console.print(line, markup=False),
     )
-    print(folder)
+    if launched_first():
+        print(folder)
 
 
 def _shards(text: str | None) -> tuple[int, int] | None:

@@ -105,7 +105,9 @@ def rms_norm_modulate(
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.reference.rotate_interleaved`."""
-    return (slow if _in_reference() else fast).rotate_interleaved(x, cos, sin)
+    # The fast form multiplies complex numbers, for which the compiler has no code of its own.
+    plain = torch.compiler.is_compiling() or _in_reference()
+    return (slow if plain else fast).rotate_interleaved(x, cos, sin)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ Departures, numbered:
   1. Text dropout (a tenth of the samples, a number the paper does not give) removes *all* text
      tokens of a sample, which is exactly the blank unconditional branch of inference.
   2. Every batch is one bucket (one size of picture), as one rank of the paper's is.
-  3. The frozen text encoder runs inside the step, on prompts behind a cached prefix: at this size
+  3. The frozen text encoder runs beside training, on prompts behind a cached prefix: at this size
      that costs a few per cent and keeps captions unlimited. Latents come from a cache.
   4. On request the squared error is taken in a metric M that weighs what the decoder makes visible
      (`petzval.pretrain.metric`): e^T M e in place of e^T e. Any positive M has the same minimiser,
@@ -16,6 +16,7 @@ Departures, numbered:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ from petzval.pretrain.metric import blend
 from petzval.pretrain.pool import Pool
 from petzval.pretrain.windows import SortedWindows, pad
 from petzval.training.objective import Loss
+from petzval.training.tallies import tally_by_decile, tally_by_label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,7 @@ class DenoiserBatch:
         grid: rows and columns of tokens.
         ids: [B, T] prompt and suffix tokens, padded; T may be 0.
         mask: [B, T], True where real; a row without text is all false.
+        features: [B, T, width] of each selected layer, where `prepare` has made them.
     """
 
     latents: Tensor
@@ -89,6 +92,7 @@ class DenoiserBatch:
     grid: tuple[int, int]
     ids: Tensor
     mask: Tensor
+    features: tuple[Tensor, ...] | None = None
 
 
 class DenoiserObjective:
@@ -189,19 +193,32 @@ class DenoiserObjective:
                 self._prefix = self.encoder.encode_prefix(prefix)
             return self.encoder(ids.to(device), mask.to(device), self._prefix)
 
+    def prepare(self, batch: DenoiserBatch) -> DenoiserBatch:
+        """The batch on the model's device, with its text features: work of the step before."""
+        device = self.model.proj_out.weight.device
+        features = self.features(batch.ids, batch.mask) if batch.ids.shape[1] > 0 else []
+        return dataclasses.replace(
+            batch,
+            latents=batch.latents.to(device, non_blocking=True),
+            noise=batch.noise.to(device, non_blocking=True),
+            features=tuple(features),
+        )
+
     def loss(self, batch: DenoiserBatch) -> Loss:
         """Mean squared error of the velocity, in the metric asked for.
 
-        Parts: the plain mean square as `loss_plain`, and plain ones for four ranges of t.
+        Logged beside it, all as plain squares: `loss_plain`, by bucket and by tenth of t.
         """
         device = self.model.proj_out.weight.device
         clean, noise = batch.latents.to(device), batch.noise.to(device)
         sigmas = batch.sigmas.to(device)
         noisy = interpolate(clean, noise, sigmas)
-        features: list[Tensor] = []
+        features: Sequence[Tensor] = []
         mask = None
         if batch.ids.shape[1] > 0:
-            features = self.features(batch.ids, batch.mask)
+            if batch.features is None:
+                batch = self.prepare(batch)
+            features = batch.features or ()
             # No mask where nothing is padded: the fused kernels are faster without.
             mask = None if bool(batch.mask.all()) else batch.mask.to(device)
         predicted = self.model.velocity(noisy, features, sigmas, batch.grid, mask)
@@ -212,14 +229,14 @@ class DenoiserObjective:
             with torch.autocast(device.type, enabled=False):
                 weighted = difference @ self._metric.to(device)
             error = (weighted * difference).mean(dim=(1, 2))
-        parts = {"loss_plain": plain.mean()} | {
-            f"loss_t{lower:.2f}": plain[chosen].mean()
-            for lower in (0.0, 0.25, 0.5, 0.75)
-            if bool((chosen := (sigmas >= lower) & (sigmas < lower + 0.25)).any())
-        }
+        bucket = f"{batch.grid[0]}x{batch.grid[1]}"
         return Loss(
             value=error.mean(),
-            parts=parts,
+            parts={"loss_plain": plain.detach().mean()},
             num_items=clean.shape[0],
             num_tokens=clean.shape[0] * clean.shape[1],
+            means={
+                **tally_by_decile(plain, sigmas),
+                **tally_by_label(plain, [bucket] * clean.shape[0]),
+            },
         )

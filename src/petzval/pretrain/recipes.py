@@ -21,12 +21,11 @@ from petzval.pretrain.cache import CacheConfig
 from petzval.pretrain.denoiser import DenoiserConfig
 from petzval.pretrain.export import ExportConfig
 from petzval.pretrain.language_model import LanguageModelConfig
+from petzval.pretrain.scenes import Scenes
 from petzval.pretrain.tokenizer import MINI_NUM_IDS
 from petzval.pretrain.vae import AutoencoderObjectiveConfig
 from petzval.training.loop import LoopConfig
 from petzval.training.optimizer import OptimizerConfig
-
-Scenes = Literal["sprites", "coloured_squares"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

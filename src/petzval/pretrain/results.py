@@ -17,6 +17,8 @@ from petzval.errors import TrainingError
 from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder, AutoencoderConfig
+from petzval.training.parallel import full_state_dict
+from petzval.training.ranks import Ranks
 
 ConfigT = TypeVar("ConfigT")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -24,11 +26,19 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 RESULT = "result"
 
 
-def save_result(run_folder: Path, module: nn.Module, config: Any) -> Path:
-    """Write `result/model.safetensors` and `result/config.json`, each at one stroke."""
+def save_result(
+    run_folder: Path, module: nn.Module, config: Any, ranks: Ranks | None = None
+) -> Path:
+    """Write `result/model.safetensors` and `result/config.json`, each at one stroke.
+
+    Of a module that is sharded over ranks all must call it; the first one writes.
+    """
     folder = run_folder / RESULT
+    ranks = ranks or Ranks()
+    tensors = full_state_dict(module, ranks)
+    if not ranks.is_first:
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     draft = folder / ".model.safetensors"
     save_file(tensors, draft)
     draft.rename(folder / "model.safetensors")

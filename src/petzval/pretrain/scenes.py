@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from petzval.data.scene import Scene, sample_scene
 from petzval.data.sprites import SpriteLibrary
 from petzval.data.texts import corpus_example
 from petzval.resolution import Resolution
+
+Scenes = Literal["sprites", "coloured_squares"]
+"""A world of scenes: composed illustrations, or squares that need no data."""
 
 
 class Example(NamedTuple):
@@ -148,6 +151,11 @@ class ColouredSquares:
             return Example(f"A {colour} square stands on the {place}.", answer, "en")
         side = "izquierda" if place == "left" else "derecha"
         return Example(f"un cuadrado {_SPANISH[colour]} a la {side}", answer, "es")
+
+
+def scene_source(kind: Scenes, data_folder: Path, seed: int) -> SceneSource:
+    """The series `seed` of a world; only sprites need the data folder."""
+    return SpriteScenes(data_folder, seed) if kind == "sprites" else ColouredSquares(seed)
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

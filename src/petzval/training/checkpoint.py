@@ -4,20 +4,18 @@
         model.safetensors       parameters and buffers
         ema.safetensors         averages of the parameters
         optimizer.safetensors   moments, named `<optimizer>.<parameter>.<moment>`
-        state.json              counters and the optimizers' scalar settings
+        rng.safetensors         states of torch's generators (a batch never depends on them)
+        state.json              counters, the optimizers' settings, the sampler's state
 
-Nothing random is stored: batches are a function of the step.
+That is what one process writes. Several processes write the same tensors in parts (`sharded.py`).
+Either kind is read by any number of processes, without loss. Nothing that is read is executed:
+there is no pickle in either.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,16 +23,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from petzval.errors import TrainingError
-from petzval.training.state import RunState, SpikeGuard
+from petzval.training import folders, snapshot
+from petzval.training.folders import CHECKPOINTS, list_checkpoints, read_description
+from petzval.training.sharded import FORMAT as SHARDED_FORMAT
+from petzval.training.sharded import ShardedWriter, load_sharded, load_sharded_weights
+from petzval.training.state import RunState
 
-CHECKPOINTS = "checkpoints"
-"""Folder of a run that holds them."""
+__all__ = [
+    "CHECKPOINTS",
+    "CheckpointWriter",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+]
 
 _FORMAT = 1
 
 
-def save_checkpoint(folder: Path, state: RunState, *, keep: int = 2) -> Path:
-    """Write `folder/step-<n>` and drop all but the newest `keep`.
+def save_checkpoint(
+    folder: Path,
+    state: RunState,
+    *,
+    keep: int = 2,
+    milestone_steps: int | None = None,
+    objective: object = None,
+) -> Path:
+    """Write `folder/step-<n>` from one process, and drop all but the newest `keep`.
 
     The files are written under another name, flushed to the disk, then renamed: whoever looks finds
     a whole checkpoint or none.
@@ -42,136 +57,104 @@ def save_checkpoint(folder: Path, state: RunState, *, keep: int = 2) -> Path:
     Args:
         folder: of all checkpoints of the run; made where needed.
         state: what to keep.
-        keep: number of checkpoints that stay.
+        keep: number of checkpoints that stay, besides the milestones.
+        milestone_steps: checkpoints at multiples of it always stay.
+        objective: its `state_dict` is kept, if it has one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{state.step:08d}"
-    draft = folder / f".incomplete-{state.step:08d}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    moments, settings = _split_optimizers(state.optimizers)
+    draft = folders.begin(folder, state.step)
     _save_tensors(draft / "model.safetensors", state.model.state_dict())
-    _save_tensors(draft / "optimizer.safetensors", moments)
+    _save_tensors(draft / "optimizer.safetensors", snapshot.moments(state.optimizers))
+    _save_tensors(draft / "rng.safetensors", snapshot.random_states(0))
     if state.ema is not None:
         _save_tensors(draft / "ema.safetensors", state.ema.averages)
-    description = {
-        "format": _FORMAT,
-        "step": state.step,
-        "seconds": state.seconds,
-        "num_items": state.num_items,
-        "num_tokens": state.num_tokens,
-        "ema_updates": state.ema.num_updates if state.ema is not None else None,
-        "guard": dataclasses.asdict(state.guard),
-        "optimizers": settings,
-    }
-    (draft / "state.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-    for path in [*draft.iterdir(), draft]:
-        _flush(path)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    _flush(folder)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    description = {"format": _FORMAT, **snapshot.describe(state, objective)}
+    target = folders.commit(draft, state.step, description)
+    folders.prune(folder, keep, milestone_steps)
     return target
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.glob("step-*") if (p / "state.json").is_file())
-
-
-def load_checkpoint(path: Path, state: RunState) -> None:
+def load_checkpoint(path: Path, state: RunState, objective: object = None) -> bool:
     """Put a stored state into freshly built objects of the same recipe.
+
+    Returns:
+        False if the checkpoint was written under other settings (another `config_hash`); it fits
+        all the same.
 
     Raises:
         TrainingError: the files are damaged or belong to another model or optimizer.
     """
-    description = _read_json(path / "state.json")
-    if description.get("format") != _FORMAT:
+    description = read_description(path)
+    written = description.get("format")
+    if written == SHARDED_FORMAT:
+        load_sharded(path, state, objective)
+    elif written == _FORMAT:
+        snapshot.check_optimizers(description, state.optimizers, path)
+        load_weights(path, state)
+        moments = {
+            key: _placed(tensor, snapshot.parameter_of(state.optimizers, key))
+            for key, tensor in _read_tensors(path / "optimizer.safetensors").items()
+        }
+        snapshot.restore_moments(state.optimizers, moments, description)
+        if (path / "rng.safetensors").is_file():
+            stored = _read_tensors(path / "rng.safetensors")
+            snapshot.restore_random_states(stored, state.ranks.rank)
+        snapshot.restore_description(description, state, objective)
+    else:
         raise TrainingError(
-            f"{path} has checkpoint format {description.get('format')}, expected {_FORMAT}",
+            f"{path} has checkpoint format {written}, expected {_FORMAT} or {SHARDED_FORMAT}",
             "train again with this version, or go back to the version that wrote it",
         )
-    _restore(path / "model.safetensors", state.model.state_dict())
-    if state.ema is not None:
-        _restore(path / "ema.safetensors", state.ema.averages)
-        state.ema.num_updates = int(description["ema_updates"])
-    moments = _read_tensors(path / "optimizer.safetensors")
-    _join_optimizers(state.optimizers, moments, description["optimizers"], path)
-    state.guard = SpikeGuard(**description["guard"])
-    state.step = int(description["step"])
-    state.seconds = float(description["seconds"])
-    state.num_items = int(description["num_items"])
-    state.num_tokens = int(description["num_tokens"])
+    hashes = {state.config_hash, description.get("config_hash") or ""} - {""}
+    return len(hashes) < 2
 
 
 def load_weights(path: Path, state: RunState) -> None:
     """Take only the weights and averages of a checkpoint: the start of a following stage."""
+    if read_description(path).get("format") == SHARDED_FORMAT:
+        load_sharded_weights(path, state)
+        return
     _restore(path / "model.safetensors", state.model.state_dict())
     if state.ema is not None:
         _restore(path / "ema.safetensors", state.ema.averages)
 
 
-def _split_optimizers(
-    optimizers: list[torch.optim.Optimizer],
-) -> tuple[dict[str, Tensor], list[Any]]:
-    moments: dict[str, Tensor] = {}
-    settings: list[Any] = []
-    for number, optimizer in enumerate(optimizers):
-        stored: dict[str, Any] = optimizer.state_dict()
-        for index, values in cast("dict[int, dict[str, Any]]", stored["state"]).items():
-            for name, value in values.items():
-                moments[f"{number}.{index}.{name}"] = torch.as_tensor(value)
-        settings.append({"class": type(optimizer).__name__, "groups": stored["param_groups"]})
-    return moments, settings
+class CheckpointWriter:
+    """Saves a run's state: at once in a run of one process, asynchronously in one of several."""
 
+    def __init__(self, folder: Path, *, keep: int = 2, milestone_steps: int | None = None) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.milestone_steps = milestone_steps
+        self._sharded = ShardedWriter(folder, keep=keep, milestone_steps=milestone_steps)
 
-def _join_optimizers(
-    optimizers: list[torch.optim.Optimizer],
-    moments: Mapping[str, Tensor],
-    settings: list[Any],
-    path: Path,
-) -> None:
-    names = [type(optimizer).__name__ for optimizer in optimizers]
-    stored_names = [entry["class"] for entry in settings]
-    if names != stored_names:
-        raise TrainingError(
-            f"{path} was written with optimizers {stored_names}, the recipe has {names}",
-            "resume with the recipe that started the run, or start another run folder",
+    def save(self, state: RunState, objective: object = None) -> Path:
+        """Write the state, or begin to; the path that it has or will have."""
+        if state.ranks.size > 1:
+            return self._sharded.save(state, objective)
+        return save_checkpoint(
+            self.folder,
+            state,
+            keep=self.keep,
+            milestone_steps=self.milestone_steps,
+            objective=objective,
         )
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in moments.items():
-            owner, index, name = key.split(".", 2)
-            if int(owner) == number:
-                state.setdefault(int(index), {})[name] = value
-        groups = settings[number]["groups"]
-        for group in groups:
-            if "betas" in group:
-                group["betas"] = tuple(group["betas"])
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def finish(self, state: RunState) -> None:
+        """Until what was begun is whole on the disk. All ranks must call it."""
+        self._sharded.finish(state)
+
+
+def _placed(tensor: Tensor, parameter: Tensor | None) -> Tensor:
+    return tensor if parameter is None else snapshot.sharded_like(tensor, parameter)
 
 
 @torch.no_grad()
 def _restore(path: Path, targets: Mapping[str, Tensor]) -> None:
     """Copy a file's tensors over existing ones of the same names and shapes."""
     stored = _read_tensors(path)
-    for name in sorted(targets.keys() ^ stored.keys()):
-        where = "lacks" if name in targets else "has the unknown tensor"
-        raise TrainingError(
-            f"{path} {where} {name}",
-            "resume with the recipe that started the run, or start another run folder",
-        )
+    snapshot.check_names({name: list(t.shape) for name, t in stored.items()}, targets, path)
     for name, target in targets.items():
-        if target.shape != stored[name].shape:
-            raise TrainingError(
-                f"{path}: {name} has shape {list(stored[name].shape)}, "
-                f"expected {list(target.shape)}",
-                "resume with the recipe that started the run, or start another run folder",
-            )
-        target.copy_(stored[name])
+        target.copy_(snapshot.sharded_like(stored[name], target))
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -185,21 +168,3 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise TrainingError(
             f"cannot read {path}: {error}", "resume from an older checkpoint of the run"
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise TrainingError(
-            f"cannot read {path}: {error}", "resume from an older checkpoint of the run"
-        ) from error
-
-
-def _flush(path: Path) -> None:
-    """Force a file's or folder's content to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

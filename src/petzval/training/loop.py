@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from petzval.errors import ConfigError
 from petzval.training.checkpoint import (
     CHECKPOINTS,
+    CheckpointWriter,
     list_checkpoints,
     load_checkpoint,
-    save_checkpoint,
 )
 from petzval.training.metrics import MetricsLog
-from petzval.training.objective import BatchT, Objective
+from petzval.training.objective import BatchT, Objective, Preparing
 from petzval.training.optimizer import OptimizerConfig, learning_rate_factor, set_learning_rate
+from petzval.training.parallel import ParallelConfig
+from petzval.training.prefetch import Prefetcher
 from petzval.training.state import RunState
-from petzval.training.step import StepReport, training_step
+from petzval.training.step import training_step
+from petzval.training.watch import Heartbeat, stop_signal
+from petzval.training.window import Window, peak_flops
 
 Callback = Callable[[RunState], Mapping[str, float]]
 
@@ -44,10 +45,14 @@ class LoopConfig:
         save_minutes: between checkpoints.
         callback_minutes: between calls of the callbacks (picture grids, held-out losses).
         keep: checkpoints that stay.
+        milestone_steps: at every multiple a checkpoint is written that always stays; None for none.
         num_workers: processes that make batches ahead; 0 makes them in between steps.
+        peak_flops: operations a second that MFU is counted against; None takes the GPU's known one.
+        parallel: how the model is spread over processes, compiled and recomputed.
     """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     num_steps: int = 1000
     minutes: float | None = None
     autocast: Literal["none", "bfloat16"] = "none"
@@ -55,8 +60,14 @@ class LoopConfig:
     save_minutes: float = 5.0
     callback_minutes: float = 5.0
     keep: int = 2
+    milestone_steps: int | None = None
     num_workers: int = 0
     ema_decay: float = 0.999
+    peak_flops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.milestone_steps is not None and self.milestone_steps < 1:
+            raise ConfigError(f"milestone_steps must be at least 1, got {self.milestone_steps}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,68 +95,129 @@ def train(
 ) -> Outcome:
     """Train until the steps or the minutes are used up; save at the end in any case.
 
-    SIGINT and SIGTERM end the run after the step in hand, with a checkpoint.
+    SIGINT and SIGTERM, on any rank, end the run after the step in hand, with a checkpoint. In a run
+    of several processes all of them call this alike, callbacks included; the first one writes.
 
     Args:
-        objective: batches and loss.
+        objective: batches and loss; `prepare` and `state_dict` are used where it has them.
         state: fresh, or as left by an earlier call.
-        folder: of the run; `checkpoints/`, `metrics.jsonl` and `events/` appear in it.
+        folder: of the run; `checkpoints/`, `metrics.jsonl`, `heartbeat.json` and `events/` appear
+            in it.
         callbacks: called with the state every `callback_minutes` and at the end; what they return
             goes to the metrics.
         resume: go on from the newest checkpoint in the folder, if there is one; False deletes
             what is there and begins anew.
         report: receives one line of progress for each row of metrics.
     """
-    if not resume:
+    ranks = state.ranks
+    if not resume and ranks.is_first:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    found = list_checkpoints(folder / CHECKPOINTS)
+    # The first rank says where to go on: another could look a moment later and see another folder.
+    found = ranks.gather([str(path) for path in list_checkpoints(folder / CHECKPOINTS)])[0]
     if found:
-        load_checkpoint(found[-1], state)
-        report(f"resumed at step {state.step} from {found[-1].name}")
+        newest = Path(found[-1])
+        same_settings = load_checkpoint(newest, state, objective)
+        report(f"resumed at step {state.step} from {newest.name}")
+        if not same_settings:
+            report("the settings of the run have changed since that checkpoint")
         reason = _finished(state, config)
         if reason is not None:
-            return Outcome(reason=reason, checkpoint=found[-1])
-    metrics = MetricsLog(folder, step=state.step)
-    autocast = torch.bfloat16 if config.autocast == "bfloat16" else None
-    window: list[StepReport] = []
-    logged_at = saved_at = shown_at = state.seconds
-    with _stop_signal() as stop:
-        for batch in _batches(objective, state.step, config):
-            if _finished(state, config) is not None or stop.is_set():
-                break
-            started = time.monotonic()
-            rate = config.optimizer.learning_rate * learning_rate_factor(
-                config.optimizer, state.step, progress(state, config)
-            )
-            set_learning_rate(state.optimizers, rate)
-            window.append(
-                training_step(
-                    objective,
-                    batch(),
-                    state,
-                    max_grad_norm=config.optimizer.max_grad_norm,
-                    autocast=autocast,
-                )
-            )
-            state.seconds += time.monotonic() - started
-            if state.step % config.log_every == 0:
-                row = _summary(window, state.seconds - logged_at, rate, state)
-                metrics.write(state.step, row)
-                report(_line(state.step, row))
-                window, logged_at = [], state.seconds
-            if state.seconds - saved_at >= config.save_minutes * 60:
-                save_checkpoint(folder / CHECKPOINTS, state, keep=config.keep)
-                saved_at = state.seconds
-            if state.seconds - shown_at >= config.callback_minutes * 60:
-                _show(callbacks, state, metrics)
-                shown_at = state.seconds
-        interrupted = stop.is_set()
-    checkpoint = save_checkpoint(folder / CHECKPOINTS, state, keep=config.keep)
-    if not interrupted:
-        _show(callbacks, state, metrics)
-    metrics.close()
-    reason = _finished(state, config)
-    return Outcome(reason=reason or "interrupted", checkpoint=checkpoint)
+            return Outcome(reason=reason, checkpoint=newest)
+    session = _Session(state, config, folder, callbacks, report)
+    batches = _prepared_batches(objective, state, config)
+    with stop_signal() as stop:
+        while _finished(state, config) is None and not ranks.any(stop.is_set()):
+            session.step(objective, batches)
+        interrupted = _finished(state, config) is None
+    checkpoint = session.end(objective, show=not interrupted)
+    return Outcome(reason=_finished(state, config) or "interrupted", checkpoint=checkpoint)
+
+
+class _Session:
+    """One call of `train`: its log, its checkpoints, and when each was last written.
+
+    All ranks go through it alike; the first one writes.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        config: LoopConfig,
+        folder: Path,
+        callbacks: Sequence[Callback],
+        report: Callable[[str], None],
+    ) -> None:
+        device = next(state.model.parameters()).device
+        self.state, self.config, self.callbacks, self.report = state, config, callbacks, report
+        self.metrics = MetricsLog(folder, step=state.step) if state.ranks.is_first else None
+        self.heartbeat = Heartbeat(folder) if state.ranks.is_first else None
+        self.writer = CheckpointWriter(
+            folder / CHECKPOINTS, keep=config.keep, milestone_steps=config.milestone_steps
+        )
+        self.window = Window(config.peak_flops or peak_flops(device))
+        self.logged_at = self.saved_at = self.shown_at = state.seconds
+        self.saved: Path | None = None
+
+    def step(self, objective: Objective[BatchT], batches: Iterator[BatchT]) -> None:
+        """One training step and what is due after it."""
+        state, config = self.state, self.config
+        started = time.monotonic()
+        rate = config.optimizer.learning_rate * learning_rate_factor(
+            config.optimizer, state.step, progress(state, config)
+        )
+        set_learning_rate(state.optimizers, rate)
+        batch = next(batches)
+        waited = time.monotonic() - started
+        made = training_step(
+            objective,
+            batch,
+            state,
+            max_grad_norm=config.optimizer.max_grad_norm,
+            autocast=torch.bfloat16 if config.autocast == "bfloat16" else None,
+            weighting=config.parallel.weighting,
+        )
+        self.window.add(made, waited)
+        self.saved = None
+        # Times decide what is due, so all ranks go by one clock.
+        state.seconds = state.ranks.of_first(state.seconds + time.monotonic() - started)
+        if self.heartbeat is not None:
+            self.heartbeat.beat(state.step)
+        if state.step % config.log_every == 0:
+            self._log(rate)
+        milestone = config.milestone_steps is not None and state.step % config.milestone_steps == 0
+        if milestone or state.seconds - self.saved_at >= config.save_minutes * 60:
+            self._save(objective)
+        if state.seconds - self.shown_at >= config.callback_minutes * 60:
+            self._show()
+
+    def end(self, objective: object, *, show: bool) -> Path:
+        """Save the last state, unless it is saved; wait until it is on the disk."""
+        saved = self.saved or self._save(objective)
+        self.writer.finish(self.state)
+        if show:
+            self._show()
+        if self.metrics is not None:
+            self.metrics.close()
+        return saved
+
+    def _log(self, rate: float) -> None:
+        row = self.window.row(self.state.seconds - self.logged_at, rate, self.state)
+        self.logged_at = self.state.seconds
+        if self.metrics is not None:
+            self.metrics.write(self.state.step, row)
+            self.report(_line(self.state.step, row))
+
+    def _save(self, objective: object) -> Path:
+        self.saved = self.writer.save(self.state, objective)
+        self.saved_at = self.state.seconds
+        return self.saved
+
+    def _show(self) -> None:
+        for callback in self.callbacks:
+            values = callback(self.state)
+            if values and self.metrics is not None:
+                self.metrics.write(self.state.step, values)
+        self.shown_at = self.state.seconds
 
 
 def progress(state: RunState, config: LoopConfig) -> float:
@@ -164,13 +236,6 @@ def _finished(state: RunState, config: LoopConfig) -> Literal["steps", "minutes"
     return None
 
 
-def _show(callbacks: Sequence[Callback], state: RunState, metrics: MetricsLog) -> None:
-    for callback in callbacks:
-        values = callback(state)
-        if values:
-            metrics.write(state.step, values)
-
-
 class _Steps(Dataset[Any]):
     """Batches by step number, for worker processes."""
 
@@ -185,67 +250,35 @@ class _Steps(Dataset[Any]):
         return self.objective.batch(index)
 
 
-def _batches(
+def _prepared_batches(
+    objective: Objective[BatchT], state: RunState, config: LoopConfig
+) -> Iterator[BatchT]:
+    """Batches of the steps that are left, with the frozen networks' work one step ahead."""
+    prepare: Callable[[BatchT], BatchT] | None = None
+    if isinstance(objective, Preparing):
+        prepare = torch.no_grad()(cast("Preparing[BatchT]", objective).prepare)
+    device = next(state.model.parameters()).device
+    return Prefetcher(_makers(objective, state.step, config), prepare, device)
+
+
+def _makers(
     objective: Objective[BatchT], first: int, config: LoopConfig
 ) -> Iterator[Callable[[], BatchT]]:
     """Makers of batches from `first` on; called inside the timed part of the step."""
     if config.num_workers == 0:
-        for step in range(first, config.num_steps + 1):
+        for step in range(first, config.num_steps):
             yield lambda step=step: objective.batch(step)
         return
     loader = DataLoader(
-        _Steps(objective, config.num_steps + 1),
+        _Steps(objective, config.num_steps),
         batch_size=None,
-        sampler=cast("Any", range(first, config.num_steps + 1)),
+        sampler=cast("Any", range(first, config.num_steps)),
         num_workers=config.num_workers,
         prefetch_factor=4,
     )
     batches = iter(loader)
-    for _ in range(first, config.num_steps + 1):
+    for _ in range(first, config.num_steps):
         yield lambda: next(batches)
-
-
-@contextmanager
-def _stop_signal() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; in other threads than the main one it never is."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _summary(
-    window: Sequence[StepReport], seconds: float, rate: float, state: RunState
-) -> dict[str, float]:
-    """Means over the updates since the last row, rates per second, counters."""
-    count = len(window)
-    taken = [report for report in window if not report.skipped] or window
-    names = sorted({name for report in taken for name in report.parts})
-    row = {
-        "loss": sum(report.loss for report in taken) / len(taken),
-        "grad_norm": sum(report.grad_norm for report in taken) / len(taken),
-        "learning_rate": rate,
-        "images_per_second": sum(report.num_items for report in window) / max(seconds, 1e-9),
-        "tokens_per_second": sum(report.num_tokens for report in window) / max(seconds, 1e-9),
-        "seconds_per_step": seconds / count,
-        "seconds": state.seconds,
-        "num_items": float(state.num_items),
-        "num_skipped": float(state.guard.num_skipped),
-    }
-    for name in names:
-        values = [report.parts[name] for report in taken if name in report.parts]
-        row[name] = sum(values) / len(values)
-    return row
 
 
 def _line(step: int, row: dict[str, float]) -> str:

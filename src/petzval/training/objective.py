@@ -1,12 +1,14 @@
-"""What a stage must offer to be trained."""
+"""What a stage must offer to be trained, and what it may."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
+
+from petzval.training.tallies import Tally
 
 BatchT = TypeVar("BatchT")
 
@@ -17,15 +19,25 @@ class Loss:
 
     Attributes:
         value: scalar, differentiable; the mean over the batch.
-        parts: named detached scalars for the log.
+        parts: named detached scalars for the log; their mean over steps and ranks is shown.
         num_items: images or sequences in the batch.
         num_tokens: tokens that carried a gradient.
+        items: [num_items] differentiable loss of each item, where the items differ in size; then
+            `value` is any mean of them and the other weightings are exact (`weighting.py`).
+        item_tokens: [num_items] tokens of each item.
+        means: named sums and counts for the log, such as the loss by bucket and by noise level;
+            sums and counts are added over steps and ranks, then divided.
+        flops: floating-point operations of forward and backward on this batch; None if unknown.
     """
 
     value: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     num_items: int = 0
     num_tokens: int = 0
+    items: Tensor | None = None
+    item_tokens: Tensor | None = None
+    means: Mapping[str, Tally] = field(default_factory=dict[str, Tally])
+    flops: float | None = None
 
 
 @runtime_checkable
@@ -33,7 +45,9 @@ class Objective(Protocol[BatchT]):
     """A source of batches and the loss on them.
 
     `batch` must be a pure function of the step: all randomness (data order, noise, dropout) is
-    drawn there or from a seed carried by the batch, never from a global generator.
+    drawn there or from a seed carried by the batch, never from a global generator. In a run of
+    several processes each has its own objective, which knows its rank: what `batch` gives is this
+    rank's share of the step.
     """
 
     def batch(self, step: int) -> BatchT:
@@ -42,4 +56,30 @@ class Objective(Protocol[BatchT]):
 
     def loss(self, batch: BatchT) -> Loss:
         """The value to minimise on a batch, with its gradient."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol[BatchT]):
+    """An objective with frozen networks, whose work on a batch can be done one step ahead."""
+
+    def prepare(self, batch: BatchT) -> BatchT:
+        """The batch with what frozen networks add to it; called once, under no_grad."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An objective whose `batch` depends on more than its settings and the step.
+
+    What is kept must be the same on all ranks, JSON, and small (a sampler's: under 1 kB): the first
+    rank's is written, and all ranks read it, however many they are by then.
+    """
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What a later process needs, besides the step, to go on with the same samples."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
         ...

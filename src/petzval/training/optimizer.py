@@ -1,26 +1,17 @@
-"""Learning rates and parameter updates: AdamW, and Muon for hidden matrices.
-
-Muon: the momentum of a matrix is replaced by the nearest (semi-)orthogonal matrix, found by a few
-Newton-Schulz iterations (Jordan et al. 2024). The update is scaled by 0.2 sqrt(max(rows, columns)),
-so that its root mean square equals a typical AdamW update and one learning rate serves both
-(Liu et al. 2025, "Muon is scalable for LLM training").
-"""
+"""Learning rates and parameter updates: AdamW, and Muon for hidden matrices (`muon.py`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from petzval.errors import ConfigError
-
-# Quintic coefficients with a steep slope at zero: small singular values grow fast, large ones end
-# between about 0.7 and 1.2, which is orthogonal enough for an update direction.
-_QUINTIC = (3.4445, -4.7750, 2.0315)
+from petzval.training.muon import Muon, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +24,7 @@ class OptimizerConfig:
         betas: AdamW momentum decays.
         weight_decay: decoupled, on parameters of two and more dimensions only.
         momentum: Muon's.
+        newton_schulz: type of Muon's matrix products; float32 is for comparisons.
         max_grad_norm: gradients are scaled down to this global norm.
         warmup_steps: linear from zero.
         decay: shape of the learning rate after the warm-up.
@@ -45,6 +37,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     momentum: float = 0.95
+    newton_schulz: Precision = "bfloat16"
     max_grad_norm: float = 1.0
     warmup_steps: int = 100
     decay: Literal["constant", "cosine", "cooldown"] = "constant"
@@ -77,79 +70,6 @@ def learning_rate_factor(config: OptimizerConfig, step: int, progress: float) ->
     else:
         shape = min(1.0, (1 - progress) / config.cooldown)
     return warmup * (config.final_fraction + (1 - config.final_fraction) * shape)
-
-
-def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix of each, approximately.
-
-    Args:
-        matrices: [..., rows, columns], any float type.
-        num_iterations: Newton-Schulz iterations.
-
-    Returns:
-        Same shape, bfloat16; singular values near 1 (about 0.7 to 1.2).
-    """
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = (x / (torch.linalg.matrix_norm(x.float(), keepdim=True) + 1e-7)).bfloat16()
-    a, b, c = _QUINTIC
-    for _ in range(num_iterations):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.mT if tall else x
-
-
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for matrices, stacks of matrices (experts) and convolutions."""
-
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        *,
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-    ) -> None:
-        matrices = list(params)
-        for parameter in matrices:
-            assert parameter.ndim >= 2, "Muon updates matrices only"
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every matrix that has a gradient. Matrices of one shape go through together."""
-        value = closure() if closure is not None else None
-        for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
-            for parameter in cast("list[Tensor]", group["params"]):
-                if parameter.grad is not None:
-                    by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-            for shape, parameters in by_shape.items():
-                self._update(shape, parameters, group)
-        return value
-
-    def _update(
-        self, shape: tuple[int, ...], parameters: list[Tensor], group: Mapping[str, Any]
-    ) -> None:
-        directions = torch.stack([self._direction(p, group["momentum"]) for p in parameters])
-        if len(shape) == 4:  # a convolution is a matrix of its outputs by all it sees
-            directions = directions.flatten(2)
-        updates = orthogonalize(directions)
-        scale = 0.2 * math.sqrt(max(directions.shape[-2:]))
-        for parameter, update in zip(parameters, updates.unbind(0), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            update = update.reshape(parameter.shape).to(parameter.dtype)
-            parameter.add_(update, alpha=-group["lr"] * scale)
-
-    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Nesterov momentum of the gradient, in float32."""
-        assert parameter.grad is not None
-        gradient = parameter.grad.float()
-        state = cast("dict[str, Tensor]", self.state[parameter])
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(gradient)
-        buffer = state["momentum"].lerp_(gradient, 1 - momentum)
-        return gradient.lerp(buffer, momentum)
 
 
 # Matrices that are not hidden layers: look-up tables, first and last projections, and the maps from
@@ -223,6 +143,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
                 lr=config.learning_rate,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
+                precision=config.newton_schulz,
             )
         )
     return optimizers

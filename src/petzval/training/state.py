@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from petzval.training.ema import Ema
+from petzval.training.parallel import Shell
+from petzval.training.ranks import Ranks
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,8 +65,11 @@ class RunState:
     Attributes:
         step: finished steps, skipped updates included.
         seconds: time spent in steps over all sessions of the run.
-        num_items: images or sequences seen.
-        num_tokens: tokens seen.
+        num_items: images or sequences seen, by all ranks.
+        num_tokens: tokens seen, by all ranks.
+        config_hash: of the settings that the run was started with; "" if nobody asks.
+        ranks: the processes of the run; not stored.
+        root: the shell of a sharded model (`parallel.parallelize`); not stored.
     """
 
     model: nn.Module
@@ -70,3 +80,20 @@ class RunState:
     seconds: float = 0.0
     num_items: int = 0
     num_tokens: int = 0
+    config_hash: str = ""
+    ranks: Ranks = field(default_factory=Ranks)
+    root: Shell | None = None
+
+    def within(self, call: Callable[[], ResultT]) -> ResultT:
+        """`call()`, which runs the model and returns the tensors to go backward from."""
+        return call() if self.root is None else self.root(call)
+
+    def evaluate(self, call: Callable[[], ResultT]) -> ResultT:
+        """`call()`, which runs the model without gradients. All ranks must call it alike."""
+        with torch.no_grad():
+            if self.root is None:
+                return call()
+            try:
+                return self.root(call)
+            finally:
+                cast("FSDPModule", self.root).reshard()

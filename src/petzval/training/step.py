@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from petzval.training.objective import BatchT, Objective
+from petzval.training.objective import BatchT, Loss, Objective
+from petzval.training.parallel import full_tensor
 from petzval.training.state import RunState
+from petzval.training.weighting import Weighting, weighted_value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,10 +19,14 @@ class StepReport:
     """What one step measured.
 
     Attributes:
-        loss: the objective's value.
-        parts: the objective's named scalars.
+        loss: the value that was minimised, over all ranks.
+        parts: this rank's named scalars.
+        sums: this rank's (total, count) by name.
         grad_norm: global norm before clipping.
         skipped: True if the spike guard refused the update.
+        num_items: of all ranks.
+        num_tokens: of all ranks.
+        flops: of all ranks; None where the objective does not say.
     """
 
     loss: float
@@ -29,6 +35,8 @@ class StepReport:
     skipped: bool
     num_items: int
     num_tokens: int
+    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    flops: float | None = None
 
 
 def training_step(
@@ -38,8 +46,9 @@ def training_step(
     *,
     max_grad_norm: float,
     autocast: torch.dtype | None = None,
+    weighting: Weighting = "rank",
 ) -> StepReport:
-    """Advance the state by one step.
+    """Advance the state by one step; all ranks together, and all alike.
 
     Args:
         objective: gives the loss.
@@ -47,33 +56,69 @@ def training_step(
         state: changed in place; `state.step` grows by one also when the update is refused.
         max_grad_norm: gradients are scaled down to this global norm.
         autocast: type of the matrix products; parameters and updates stay float32.
+        weighting: what this rank's batch weighs among the others'.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     device = parameters[0].device.type
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-        loss = objective.loss(batch)
-    loss.value.backward()  # pyright: ignore[reportUnknownMemberType]
-    grad_norm = float(_clip(parameters, max_grad_norm))
+    losses: list[Loss] = []
+
+    def value() -> Tensor:
+        with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+            losses.append(objective.loss(batch))
+        return weighted_value(losses[0], weighting, state.ranks)
+
+    minimised = state.within(value)
+    minimised.backward()  # pyright: ignore[reportUnknownMemberType]
+    if state.root is not None:
+        state.root.drop_idle_gradients()
+    # Every rank acts on one and the same number, whatever their own last bits are.
+    grad_norm = state.ranks.of_first(float(_clip(parameters, max_grad_norm)))
     accepted = state.guard.accepts(grad_norm)
     if accepted:
         for optimizer in state.optimizers:
             optimizer.step()
         if state.ema is not None:
             state.ema.update(state.model)
+    return _report(losses[0], minimised, grad_norm, accepted, state)
+
+
+def _report(
+    loss: Loss, minimised: Tensor, grad_norm: float, accepted: bool, state: RunState
+) -> StepReport:
+    """Count the step, and put together what the ranks saw."""
+    values = _floats(
+        [minimised, *loss.parts.values()]
+        + [number for tally in loss.means.values() for number in (tally.total, tally.count)]
+    )
+    num_parts = len(loss.parts)
+    sums = values[1 + num_parts :]
+    own = (values[0], loss.num_items, loss.num_tokens, loss.flops or 0.0, loss.flops is None)
+    total, num_items, num_tokens, flops, num_silent = state.ranks.sum([float(v) for v in own])
     state.step += 1
-    state.num_items += loss.num_items
-    state.num_tokens += loss.num_tokens
+    state.num_items += int(num_items)
+    state.num_tokens += int(num_tokens)
     return StepReport(
-        loss=float(loss.value.detach()),
-        parts={name: float(value.detach()) for name, value in loss.parts.items()},
+        loss=total / state.ranks.size,
+        parts=dict(zip(loss.parts, values[1 : 1 + num_parts], strict=True)),
         grad_norm=grad_norm,
         skipped=not accepted,
-        num_items=loss.num_items,
-        num_tokens=loss.num_tokens,
+        num_items=int(num_items),
+        num_tokens=int(num_tokens),
+        sums=dict(zip(loss.means, zip(sums[::2], sums[1::2], strict=True), strict=True)),
+        flops=None if num_silent else flops,
     )
 
 
+def _floats(scalars: Sequence[Tensor]) -> list[float]:
+    """Scalars of one device as numbers, in one transfer."""
+    return torch.stack([scalar.detach().double().reshape(()) for scalar in scalars]).tolist()
+
+
 def _clip(parameters: Sequence[Tensor], max_grad_norm: float) -> Tensor:
-    return torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm, foreach=True)
+    """Scale all gradients to a global norm of at most this; the norm before, over all ranks."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = full_tensor(torch.nn.utils.get_total_norm(gradients, foreach=True))
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm, foreach=True)
+    return norm

@@ -1,0 +1,184 @@
+"""The run of a denoiser recipe: its stages in turn, each from the weights of the one before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from petzval.conditioning.tokenizer import PromptTokenizer
+from petzval.config import from_mapping, read_json
+from petzval.errors import TrainingError
+from petzval.models.mmdit import MMDiT
+from petzval.models.vae import Autoencoder
+from petzval.pretrain import results
+from petzval.pretrain.cache import LatentPool, Weigh
+from petzval.pretrain.denoiser import DenoiserObjective
+from petzval.pretrain.layout import denoiser_layout
+from petzval.pretrain.metric import visibility_metric
+from petzval.pretrain.preview import PREVIEW_PROMPTS, sample_pictures
+from petzval.pretrain.recipes import DenoiserRecipe, DenoiserStage, LatentsRecipe, Scenes
+from petzval.pretrain.scenes import scene_source
+from petzval.pretrain.session import Session
+from petzval.resolution import PRESETS, Resolution
+from petzval.training.checkpoint import CHECKPOINTS, list_checkpoints, load_weights
+from petzval.training.loop import LoopConfig, Outcome, train
+from petzval.training.pictures import save_grid
+from petzval.training.ranks import Ranks
+from petzval.training.state import RunState
+from petzval.weights.checkpoint import Checkpoint
+
+_METRIC_SCENES = 96
+_RUN_FACTS = ("recipe", "torch", "session")
+
+
+def train_denoiser(
+    recipe: DenoiserRecipe,
+    data_folder: Path,
+    folder: Path,
+    tokenizer: PromptTokenizer,
+    device: torch.device,
+    start: Path | None,
+    session: Session,
+) -> None:
+    beside = folder.parent
+    autoencoder = results.load_autoencoder(beside / recipe.autoencoder).to(device)
+    encoder = results.load_encoder(beside / recipe.encoder, recipe.model.selected_layer_index)
+    encoder.to(device)
+    autoencoder_id = results.fingerprint(beside / recipe.autoencoder)
+    is_plain = _plainness(beside / recipe.latents, recipe.scenes, data_folder)
+    previous: Path | None = None
+    for number, stage in enumerate(recipe.stages):
+        later = [
+            list_checkpoints(folder / s.name / CHECKPOINTS) for s in recipe.stages[number + 1 :]
+        ]
+        if session.resume and any(later):
+            previous = list_checkpoints(folder / stage.name / CHECKPOINTS)[-1]
+            continue
+        torch.manual_seed(recipe.seed)
+        model = MMDiT(recipe.model)
+        model.initialise()
+        if start is not None:
+            _take_weights(model, start)
+        model.to(device)
+        stage_folder = folder / stage.name
+        loop = session.apply(stage.loop, stage.minutes_share)
+        state = session.state(model, loop, denoiser_layout(recipe.model))
+        if previous is not None:
+            load_weights(previous, state)
+        pool = LatentPool(
+            beside / recipe.latents,
+            stage_folder / _ledger(session.ranks),
+            rescan_steps=recipe.rescan_steps,
+            autoencoder_id=autoencoder_id,
+            weigh=None if stage.plain_factor == 1 else _weigh(stage.plain_factor, is_plain),
+            caption_draws=stage.caption_draws,
+        )
+        metric = None
+        if stage.objective.visible_share > 0:
+            metric = _metric(autoencoder, pool, stage, recipe.seed, session.ranks)
+        objective = DenoiserObjective(
+            model, encoder, tokenizer, pool, session.own(stage.objective), metric
+        )
+        outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, session)
+        if outcome.reason == "interrupted":
+            return
+        previous = outcome.checkpoint
+        assert state.ema is not None
+        with state.ema.applied_to(model):
+            results.save_result(folder, model, recipe.model, state.ranks)
+        session.report(f"stage {stage.name} done; {folder / 'result'}")
+
+
+def _ledger(ranks: Ranks) -> str:
+    """Ranks look at the cache at their own moments, so each keeps its own ledger."""
+    return "shards.jsonl" if ranks.is_first else f"shards-{ranks.rank}.jsonl"
+
+
+def _weigh(factor: float, is_plain: Callable[[int, int, Resolution], bool]) -> Weigh:
+    return lambda base, index, size: factor if is_plain(base, index, size) else 1.0
+
+
+def _plainness(
+    latents: Path, kind: Scenes, data_folder: Path
+) -> Callable[[int, int, Resolution], bool]:
+    """Family, index and size of a cached scene → whether it is plain, by the cache's own recipe."""
+    recipe = from_mapping(
+        LatentsRecipe,
+        {k: v for k, v in read_json(latents / "recipe.json").items() if k not in _RUN_FACTS},
+        where=str(latents / "recipe.json"),
+    )
+    seeds = {part.base: recipe.seed + part.seed for part in recipe.parts}
+    sources = {base: scene_source(kind, data_folder, seed) for base, seed in seeds.items()}
+    return lambda base, index, size: sources[base].is_plain(index, size)
+
+
+def _metric(
+    autoencoder: Autoencoder, pool: LatentPool, stage: DenoiserStage, seed: int, ranks: Ranks
+) -> torch.Tensor:
+    """What the decoder makes visible, on cached latents of the stage's smallest family.
+
+    Ranks may have seen different shards, so the mean over them is taken.
+    """
+    grid = PRESETS[min(stage.objective.bases)]["1:1"].grid
+    drawn = pool.draw(0, grid, _METRIC_SCENES, np.random.default_rng((seed, 5)))
+    metric = visibility_metric(autoencoder, torch.stack([latents for latents, _ in drawn]), grid)
+    total = torch.tensor(ranks.sum(metric.flatten().tolist())).view_as(metric)
+    return total / ranks.size
+
+
+def _take_weights(model: MMDiT, start: Path) -> None:
+    """Begin with the denoiser of a checkpoint in the published layout, of any float type."""
+    checkpoint = Checkpoint.open(start)
+    # `inner_dim` is written for other programs and decides nothing.
+    if dataclasses.replace(checkpoint.denoiser_config, inner_dim=None) != model.config:
+        raise TrainingError(
+            f"the denoiser of {start} has another size than the recipe's: "
+            f"{checkpoint.denoiser_config}",
+            "use a recipe for that size",
+        )
+    model.load_state_dict(checkpoint.load_denoiser(torch.float32).state_dict())
+
+
+def _train_stage(
+    recipe: DenoiserRecipe,
+    stage: DenoiserStage,
+    objective: DenoiserObjective,
+    autoencoder: Autoencoder,
+    state: RunState,
+    loop: LoopConfig,
+    folder: Path,
+    session: Session,
+) -> Outcome:
+    grid = PRESETS[max(stage.objective.bases)]["1:1"].grid
+
+    def preview(state: RunState) -> dict[str, float]:
+        assert state.ema is not None
+        with state.ema.applied_to(objective.model):
+            pictures = state.evaluate(
+                lambda: sample_pictures(
+                    objective,
+                    autoencoder,
+                    PREVIEW_PROMPTS,
+                    grid,
+                    num_steps=recipe.preview_steps,
+                    guidance=recipe.preview_guidance,
+                )
+            )
+        if state.ranks.is_first:
+            name = f"{stage.name}-{state.step:08d}.png"
+            save_grid(folder / "grids" / name, [picture.cpu() for picture in pictures], 6)
+        return {}
+
+    return train(
+        objective,
+        state,
+        loop,
+        folder / stage.name,
+        callbacks=[preview],
+        resume=session.resume,
+        report=session.report,
+    )

@@ -1,0 +1,39 @@
+"""Start the processes of a test with torchrun's environment, without each importing torch anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Leg = tuple[int, list[str], str]
+"""Number of ranks, programs of `tests.training.ranked`, and when one of them dies ("never")."""
+
+
+def launch(folder: Path, *legs: Leg) -> list[list[int]]:
+    """Run legs one after the other; for each the exit codes of its ranks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.ranked", str(folder), json.dumps(legs)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def logs(folder: Path) -> str:
+    """What the ranks printed, for the message of a failed assertion."""
+    return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("rank*.log")))
