@@ -13,6 +13,7 @@ from torch import Tensor
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.flow.path import interpolate
 from petzval.flow.schedule import training_mu
+from petzval.models.flops import training_flops
 from petzval.models.mmdit import MMDiT
 from petzval.pretrain import results
 from petzval.pretrain.cache import LatentPool
@@ -77,6 +78,10 @@ def test_the_error_is_taken_in_the_metric_asked_for(smoke_runs: Path, tmp_path: 
     with torch.no_grad():
         loss, reference = made.loss(batch), plain.loss(batch)
     # A new network predicts 0, so the error is the target: its squares, channel by channel.
+    size, num_tokens = batch.latents.shape[:2]
+    assert reference.flops == training_flops(
+        plain.model.config, [num_tokens] * size, batch.mask.sum(1).tolist()
+    )
     squares = (batch.noise - batch.latents).square().mean(dim=(0, 1))
     assert float(reference.value) == pytest.approx(float(squares.mean()), rel=1e-5)
     assert float(loss.parts["loss_plain"]) == pytest.approx(float(reference.value), rel=1e-5)

@@ -28,6 +28,7 @@ from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.flow.path import interpolate, velocity
 from petzval.flow.schedule import sample_training_sigmas
+from petzval.models.flops import training_flops
 from petzval.models.gpt_oss import GptOssEncoder, PrefixCache
 from petzval.models.mmdit import MMDiT
 from petzval.pretrain.metric import blend
@@ -235,8 +236,15 @@ class DenoiserObjective:
             parts={"loss_plain": plain.detach().mean()},
             num_items=clean.shape[0],
             num_tokens=clean.shape[0] * clean.shape[1],
+            flops=self._flops(batch),
             means={
                 **tally_by_decile(plain, sigmas),
                 **tally_by_label(plain, [bucket] * clean.shape[0]),
             },
         )
+
+    def _flops(self, batch: DenoiserBatch) -> float:
+        """Useful operations of a step on this batch: padding does no work."""
+        size, num_tokens = batch.latents.shape[:2]
+        lengths = batch.mask.sum(1).tolist()
+        return float(training_flops(self.model.config, [num_tokens] * size, lengths))

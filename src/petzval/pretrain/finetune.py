@@ -195,6 +195,10 @@ class DroppingObjective:
         """As the denoiser's."""
         return self.denoiser.batch(step)
 
+    def prepare(self, batch: DenoiserBatch) -> DenoiserBatch:
+        """As the denoiser's."""
+        return self.denoiser.prepare(batch)
+
     def loss(self, batch: DenoiserBatch) -> Loss:
         """The denoiser's, with dropout that is a function of the batch."""
         bits = batch.noise.flatten()[:1].view(torch.int32)
