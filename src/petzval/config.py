@@ -237,9 +237,10 @@ def _check_range(field: dataclasses.Field[Any], value: Any, where: str) -> None:
     for number in numbers:
         if not isinstance(number, int | float):
             continue
-        if minimum is not None and number < minimum:
+        # "not at least" in place of "below", so that NaN is out of every range.
+        if minimum is not None and not number >= minimum:
             raise ConfigError(f"{where} must be at least {minimum}, got {number}")
-        if maximum is not None and number > maximum:
+        if maximum is not None and not number <= maximum:
             raise ConfigError(f"{where} must be at most {maximum}, got {number}")
 
 

@@ -15,6 +15,7 @@ from petzval.errors import RequestError
 
 if TYPE_CHECKING:
     from petzval.inference.event import StepEvent
+    from petzval.inference.loras import LoraChoice
     from petzval.inference.pipeline import Pipeline
     from petzval.inference.recipe import Recipe
     from petzval.inference.request import GeneratedImage, GenerationRequest
@@ -37,6 +38,12 @@ def generate(
         str | None,
         typer.Option(
             help=f"Model by name (`petzval models`) or folder. [default: {DEFAULT_MODEL}]"
+        ),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LoRA to add, FILE or FILE:WEIGHT; give it again for several.", show_default=False
         ),
     ] = None,
     aspect: Annotated[
@@ -122,6 +129,7 @@ def generate(
             request,
             recipe,
             model=model,
+            loras=_loras(lora, recipe, from_),
             out=out,
             format=format,
             json=json,
@@ -136,6 +144,7 @@ def _draw(
     recipe: Recipe | None,
     *,
     model: str | None,
+    loras: tuple[LoraChoice, ...],
     out: str,
     format: str | None,
     json: bool,
@@ -150,7 +159,8 @@ def _draw(
     name = model or _recipe_model(recipe)
     request.resolution(locate(name).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
-    pipeline = _load(name, device, dtype or (recipe.dtype if recipe else "auto"), threads)
+    dtype = dtype or (recipe.dtype if recipe else "auto")
+    pipeline = _load(name, device, dtype, threads, loras)
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None)
     plan = pipeline.plan(request)
@@ -179,7 +189,22 @@ def _recipe_model(recipe: Recipe | None) -> str:
     return recipe.model
 
 
-def _load(name: str, device: str, dtype: str, threads: int | None) -> Pipeline:
+def _loras(
+    given: list[str] | None, recipe: Recipe | None, picture: Path | None
+) -> tuple[LoraChoice, ...]:
+    """The LoRAs that the options name; those of the recipe where they name none."""
+    from petzval.inference.loras import parse_lora, recorded_loras
+
+    if given:
+        return tuple(parse_lora(text) for text in given)
+    if recipe is None or picture is None:
+        return ()
+    return recorded_loras(recipe, picture)
+
+
+def _load(
+    name: str, device: str, dtype: str, threads: int | None, loras: tuple[LoraChoice, ...]
+) -> Pipeline:
     console = stderr()
     with console.status(f"loading {name}"):
         import torch
@@ -188,7 +213,7 @@ def _load(name: str, device: str, dtype: str, threads: int | None) -> Pipeline:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return Pipeline.load(name, device=device, dtype=dtype)
+        return Pipeline.load(name, device=device, dtype=dtype, lora=loras)
 
 
 def _recipe(picture: Path | None, prompt: str | None, file: Path | None) -> Recipe | None:
@@ -249,6 +274,13 @@ def _compare(recipe: Recipe, pipeline: Pipeline, *, chosen: bool) -> None:
         if not chosen:
             raise RequestError(what, f"to draw with these weights, add --model {recipe.model}")
         console.print(f"warning: {what}; expect another picture", markup=False)
+    used, recorded = (
+        [(lora.sha256, lora.weight) for lora in loras] for loras in (pipeline.loras, recipe.loras)
+    )
+    if used != recorded:
+        console.print(
+            "warning: the picture was made with other LoRAs; expect another picture", markup=False
+        )
     if recipe.device.split()[0] != pipeline.device.type:
         console.print(
             f"warning: made on {recipe.device}, drawn on {pipeline.device.type}; "

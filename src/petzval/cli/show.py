@@ -18,10 +18,14 @@ def show(
     from petzval.config import to_mapping
     from petzval.inference.image import read_recipe
 
-    recipe = to_mapping(read_recipe(file))
+    made = read_recipe(file)
+    recipe = to_mapping(made)
     if json:
         print_json(recipe)
         return
+    recipe["loras"] = ", ".join(
+        f"{lora.file}:{lora.weight:g} (sha256 {lora.sha256})" for lora in made.loras
+    )
     width = max(len(name) for name in recipe)
     for name, value in recipe.items():
         print(f"{name:<{width}}  {printable(str(value))}")

@@ -28,7 +28,9 @@ from petzval.inference import numerics
 from petzval.inference.denoise import branch, guided
 from petzval.inference.device import choose_device, choose_dtype, device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
+from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.variants import Defaults, locate
 from petzval.models.latents import unpatchify
@@ -36,6 +38,7 @@ from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, TextTokens
 from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.lora import read_lora
 
 Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
 """What can be drawn: a request, a plan made from one, a prompt or several."""
@@ -52,6 +55,7 @@ class Pipeline:
         text: prompts → features.
         denoiser, autoencoder: on one device, in one dtype.
         defaults: what requests leave open.
+        loras: what the denoiser's weights hold beyond the checkpoint's; goes into recipes.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Pipeline:
         denoiser: MMDiT,
         autoencoder: Autoencoder,
         defaults: Defaults,
+        loras: Sequence[UsedLora] = (),
     ) -> None:
         self.name = name
         self.identity = identity
@@ -70,6 +75,7 @@ class Pipeline:
         self.denoiser = denoiser.eval()
         self.autoencoder = autoencoder.eval()
         self.defaults = defaults
+        self.loras = tuple(loras)
         self.dtype = denoiser.img_in.weight.dtype
         self.device = denoiser.img_in.weight.device
         self._made_by = MadeBy(
@@ -79,39 +85,56 @@ class Pipeline:
             dtype=str(self.dtype).removeprefix("torch."),
             device=device_name(self.device),
             torch=torch.__version__,
+            loras=tuple(loras),
         )
         self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
         self._dropped = False
 
     @classmethod
     def load(
-        cls, name_or_path: str | Path = "mini", *, device: str = "auto", dtype: str = "auto"
+        cls,
+        name_or_path: str | Path = "mini",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
     ) -> Pipeline:
         """Load a variant by name, or any checkpoint in the published folder layout.
+
+        LoRAs are added to the weights of this pipeline alone: they cost nothing while it draws,
+        and one that is loaded without them has the checkpoint's own.
 
         Args:
             name_or_path: "mini", "lens-turbo" …, see `variants.locate`; or a folder.
             device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA where there is one.
             dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
+            lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
+                several of these, whose changes are summed.
 
         Raises:
-            RequestError: unknown model, device or dtype.
-            CheckpointError: the files are missing, damaged or of another shape.
+            RequestError: unknown model, device or dtype; a LoRA is absent, its weight out of range.
+            CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
         """
         located = locate(name_or_path)
+        choices = choose_loras(lora)
         place = choose_device(device)
         number = choose_dtype(dtype, place)
         checkpoint = Checkpoint.open(located.folder)
         identity = checkpoint.identity
+        loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
         tokenizer = PromptTokenizer(checkpoint.tokenizer_folder)
         encoder = checkpoint.load_encoder(number, place)
         return cls(
             name=located.name,
             identity=identity,
             text=PromptEncoder(encoder, tokenizer, checkpoint_id=identity),
-            denoiser=checkpoint.load_denoiser(number, place),
+            denoiser=checkpoint.load_denoiser(number, place, loras=loras),
             autoencoder=checkpoint.load_vae(number, place),
             defaults=located.defaults,
+            loras=[
+                UsedLora(file=each.name, sha256=each.sha256, weight=weight)
+                for each, weight in loras
+            ],
         )
 
     def generate(
@@ -333,7 +356,11 @@ def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> No
 
 
 def load(
-    name_or_path: str | Path = "mini", *, device: str = "auto", dtype: str = "auto"
+    name_or_path: str | Path = "mini",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
 ) -> Pipeline:
     """Load a model by name or path: see `Pipeline.load`."""
-    return Pipeline.load(name_or_path, device=device, dtype=dtype)
+    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora)

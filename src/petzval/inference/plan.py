@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from petzval.conditioning.template import resolve_date
 from petzval.flow.schedule import empirical_mu, warn_off_family
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
-from petzval.inference.recipe import Recipe
+from petzval.inference.recipe import Recipe, UsedLora
 from petzval.inference.request import GenerationRequest
 from petzval.inference.variants import Defaults
 from petzval.resolution import Resolution
@@ -84,6 +84,7 @@ class GenerationPlan:
             max_tokens=self.max_tokens,
             noise_row=image.noise_row,
             allow_any_size=self.allow_any_size,
+            loras=made_by.loras,
             dtype=made_by.dtype,
             device=made_by.device,
             torch=made_by.torch,
@@ -100,6 +101,7 @@ class MadeBy:
     dtype: str
     device: str
     torch: str
+    loras: tuple[UsedLora, ...] = ()
 
 
 def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:

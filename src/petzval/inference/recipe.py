@@ -23,7 +23,23 @@ MAX_GUIDANCE = 100.0
 MAX_SEED = 2**63 - 1
 MIN_MU, MAX_MU = -5.0, 10.0
 MAX_NOISE_ROW = 1 << 20
+MAX_LORA_WEIGHT = 100.0
 _LONGEST_SIDE = MAX_TOKENS_ANY_SIZE * PIXELS_PER_TOKEN
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsedLora:
+    """A LoRA that was added to the denoiser's weights.
+
+    Attributes:
+        file: its name, without the folder.
+        sha256: of its content, see `weights.lora.Lora`.
+        weight: what its changes were multiplied by.
+    """
+
+    file: str
+    sha256: str
+    weight: float = setting(minimum=-MAX_LORA_WEIGHT, maximum=MAX_LORA_WEIGHT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +52,7 @@ class Recipe:
         checkpoint: identity (a hash) of the weights.
         mu: the schedule's shift, whether computed or given.
         noise_row: which row of the batch's noise; above 0 only in microsoft mode.
+        loras: added to the checkpoint's weights, in this order.
         dtype: of the networks' weights.
         device: "cpu", or the kind and name of the accelerator.
     """
@@ -60,6 +77,7 @@ class Recipe:
     max_tokens: int
     noise_row: int = setting(0, minimum=0, maximum=MAX_NOISE_ROW)
     allow_any_size: bool = False
+    loras: tuple[UsedLora, ...] = ()
     dtype: str
     device: str
     torch: str

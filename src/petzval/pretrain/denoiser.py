@@ -16,8 +16,9 @@ Departures, numbered:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from petzval.flow.path import interpolate, velocity
 from petzval.flow.schedule import sample_training_sigmas
 from petzval.models.gpt_oss import GptOssEncoder, PrefixCache
 from petzval.models.mmdit import MMDiT
-from petzval.pretrain.cache import LatentPool
 from petzval.pretrain.metric import blend
 from petzval.pretrain.windows import SortedWindows, pad
 from petzval.training.objective import Loss
@@ -91,6 +91,21 @@ class DenoiserBatch:
     mask: Tensor
 
 
+@runtime_checkable
+class Pool(Protocol):
+    """Clean latents and captions to draw from: `cache.LatentPool`, `folder_pool.FolderPool`."""
+
+    def draw_bucket(self, step: int, base: int, rng: np.random.Generator) -> tuple[int, int]:
+        """The grid of the window that begins at this step."""
+        ...
+
+    def draw(
+        self, step: int, grid: tuple[int, int], count: int, rng: np.random.Generator
+    ) -> Iterator[tuple[Tensor, str]]:
+        """Latents [S, C] and one caption each of `count` pictures of a bucket."""
+        ...
+
+
 class DenoiserObjective:
     """Velocity matching on cached latents with a frozen text encoder.
 
@@ -107,7 +122,7 @@ class DenoiserObjective:
         model: MMDiT,
         encoder: GptOssEncoder,
         tokenizer: PromptTokenizer,
-        pool: LatentPool,
+        pool: Pool,
         config: DenoiserConfig,
         metric: Tensor | None = None,
     ) -> None:

@@ -5,6 +5,7 @@ tensors      a component's tensors, one file or shards, mapped into memory
 published    the published config files ⇄ our configurations
 manifest     which tensors an architecture has
 checkpoint   a whole folder: checked first, then loaded part by part
+lora         small changes to the denoiser in files of every family, and what adds them
 writing      components and checkpoints written, all or nothing
 mxfp4        4-bit blocks, decoded and encoded
 verify       counts, bytes, hashes and faults of any checkpoint

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petzval.errors import CheckpointError, ConfigError
 from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder, AutoencoderConfig
+from petzval.weights.lora import Lora
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
 from petzval.weights.published import (
     DENOISER,
@@ -95,12 +96,27 @@ class Checkpoint:
         )
 
     def load_denoiser(
-        self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+        self,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        loras: Sequence[tuple[Lora, float]] = (),
     ) -> MMDiT:
-        """The denoiser in `dtype` (None: as stored) on `device`; its weights take no gradient."""
+        """The denoiser in `dtype` (None: as stored) on `device`; its weights take no gradient.
+
+        Args:
+            dtype: None keeps what is stored.
+            device: where the weights go.
+            loras: added to this denoiser's weights, each times its number; in float32, from the
+                weights as stored, so that nothing is rounded twice.
+
+        Raises:
+            CheckpointError: a weight stops being finite.
+        """
         module = build_on_meta(self.denoiser_config)
         assert isinstance(module, MMDiT)
         materialise(module, self.denoiser_source, dtype, device)
+        add_loras(module, self.denoiser_source, loras)
         return module
 
     def load_encoder(
@@ -206,6 +222,29 @@ def materialise(
             owner.register_buffer(name, source.read(place + name, torch.float32, device))
     source.close()
     module.eval()
+
+
+def add_loras(module: nn.Module, source: TensorSource, loras: Sequence[tuple[Lora, float]]) -> None:
+    """Replace the weights of the layers that LoRAs change: stored + sum of number * change.
+
+    Weights are new tensors, never written over: the old ones may be the file itself.
+    """
+    used = [(lora, number) for lora, number in loras if number != 0]
+    for layer in sorted({layer for lora, _ in used for layer in lora.changes}):
+        owner = module.get_submodule(layer)
+        old: Tensor = owner.get_parameter("weight")
+        weight = source.read(f"{layer}.weight", torch.float32, old.device).clone()
+        for lora, number in used:
+            if layer in lora.changes:
+                weight += number * lora.changes[layer].product(old.device)
+        weight = weight.to(old.dtype)
+        if not bool(torch.isfinite(weight).all()):
+            names = ", ".join(lora.name for lora, _ in used)
+            raise CheckpointError(
+                f"{names}: the weights of {layer} are not finite any more", "lower its weight"
+            )
+        owner.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    source.close()
 
 
 def check_fit(

@@ -37,6 +37,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 """Safetensors' names of the types that this package can read."""
 
+_METADATA = "__metadata__"
 SAFETENSORS_HINT = "weights must be safetensors; convert the file with the program that wrote it"
 PICKLE_HINT = (
     "a pickle can run any program when it is opened, so it is never read; "
@@ -99,6 +100,32 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             run over the end (a truncated file).
     """
     header, length = _header_bytes(file)
+    named = _parse(file, header)
+    named.pop(_METADATA, None)
+    infos = [_entry(file, 8 + len(header), key, entry) for key, entry in named.items()]
+    _check_layout(file, 8 + len(header), length, infos)
+    return {info.key: info for info in infos}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts that a file's header carries beside its tensors; empty where there are none.
+
+    Raises:
+        CheckpointError: as `read_header`; or the texts are not texts.
+    """
+    header, _ = _header_bytes(file)
+    metadata: Any = _parse(file, header).get(_METADATA, {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{file}: the header's metadata is not an object", SAFETENSORS_HINT)
+    texts = cast("dict[str, Any]", metadata)
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise CheckpointError(f"{file}: metadata {name[:80]!r} is not a text", SAFETENSORS_HINT)
+    return cast("dict[str, str]", texts)
+
+
+def _parse(file: Path, header: bytes) -> dict[str, Any]:
+    """The JSON of a header."""
     try:
         entries = parse_json(header.decode("utf-8"), where=f"{file}: the header is damaged")
     except UnicodeDecodeError as error:
@@ -109,11 +136,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(error.message, "download or copy the file again") from error
     if not isinstance(entries, dict):
         raise CheckpointError(f"{file}: the header is not an object", SAFETENSORS_HINT)
-    named = cast("dict[str, Any]", entries)
-    named.pop("__metadata__", None)
-    infos = [_entry(file, 8 + len(header), key, entry) for key, entry in named.items()]
-    _check_layout(file, 8 + len(header), length, infos)
-    return {info.key: info for info in infos}
+    return cast("dict[str, Any]", entries)
 
 
 def _header_bytes(file: Path) -> tuple[bytes, int]:

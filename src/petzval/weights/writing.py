@@ -124,6 +124,43 @@ def save_checkpoint(
             _write_text(partial / name, text)
 
 
+def save_with_denoiser(
+    folder: str | Path,
+    original: str | Path,
+    denoiser: Component,
+    extra_files: Mapping[str, str] | None = None,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a copy of a checkpoint with another denoiser; what is at `folder` is replaced.
+
+    Args:
+        folder: where to.
+        original: its other networks, tokenizer, settings and licences are copied.
+        denoiser: takes the place of the original's.
+        extra_files: further text files by relative name; they replace the original's.
+        max_shard_bytes: a larger denoiser is split.
+
+    Raises:
+        CheckpointError: as `save_component`.
+    """
+    _refuse_wrong_state(denoiser)
+    name = component_folder(denoiser.config)
+    with _replacing(Path(folder), overwrite=True) as partial:
+        for path in sorted(Path(original).iterdir()):
+            if path.name == name or path.name.startswith("."):
+                continue
+            if path.is_dir():
+                shutil.copytree(path, partial / path.name)
+            else:
+                shutil.copy(path, partial / path.name)
+        (partial / name).mkdir()
+        _write_component(partial / name, denoiser, max_shard_bytes)
+        for relative, text in (extra_files or {}).items():
+            (partial / relative).parent.mkdir(parents=True, exist_ok=True)
+            _write_text(partial / relative, text)
+
+
 def write_safetensors(
     file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
