@@ -20,7 +20,6 @@ from petzval.models.latents import denormalise
 from petzval.models.vae import TokenStatistics
 from petzval.shapes import Images, LatentTokens
 
-
 NOISE_LIMIT = 1 << 32
 """Numbers that one seed may draw for the pictures that share it; half a minute of one core."""
 

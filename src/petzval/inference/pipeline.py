@@ -350,11 +350,13 @@ class Pipeline:
         pixels: Pixels,
         seconds: Mapping[str, float],
     ) -> tuple[GeneratedImage, ...]:
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        made_by = replace(self._made_by, threads=threads)
         share = {stage: time / len(images) for stage, time in seconds.items()}
         return tuple(
             GeneratedImage(
                 pixels=pixels[row],
-                recipe=plan.recipe(image, self._made_by),
+                recipe=plan.recipe(image, made_by),
                 seconds=share,
                 index=image.index,
             )

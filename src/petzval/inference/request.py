@@ -21,6 +21,7 @@ from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, LARGEST_MAX_TOKEN
 from petzval.errors import RequestError
 from petzval.inference import image
 from petzval.inference.parity import PARITIES, Markers, Truncate
+from petzval.inference.paths import user_path
 from petzval.inference.recipe import (
     MAX_GUIDANCE,
     MAX_MU,
@@ -191,10 +192,13 @@ class GeneratedImage:
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write a file whole or not at all; its suffix names the format unless `format` does.
 
+        Returns:
+            The path, with `~` filled in.
+
         Raises:
             RequestError: unknown format, or the file cannot be written.
         """
-        path = Path(path)
+        path = user_path(path)
         image.write_atomically(path, self.encode(format or image.format_of(path)))
         return path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import petzval
 from petzval.config import from_mapping, read_json, setting
 from petzval.errors import CheckpointError, RequestError
+from petzval.inference.paths import user_path
 from petzval.inference.recipe import MAX_GUIDANCE, MAX_STEPS
 from petzval.resolution import PRESETS
 
@@ -115,7 +116,7 @@ def locate(name_or_path: str | Path) -> Located:
     `petzval.json`, or of the variant it is called after, or those of Lens.
 
     Raises:
-        RequestError: neither a variant nor a folder.
+        RequestError: neither a variant nor a folder; or a path with the home of an unknown user.
         CheckpointError: a variant whose weights are not on this machine.
         ConfigError: the checkpoint's `petzval.json` is damaged.
     """
@@ -128,7 +129,7 @@ def locate(name_or_path: str | Path) -> Located:
                     name=variant.name, folder=folder, defaults=_defaults(folder, variant)
                 )
         raise _absent(variant)
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
     except OSError:  # a name that no file system takes
@@ -154,15 +155,15 @@ def places(variant: Variant) -> Iterator[Path]:
         yield Path(petzval.__file__).parent / "assets" / variant.name
     models = os.environ.get(MODELS_VARIABLE)
     if models:
-        yield Path(models).expanduser() / variant.name
+        yield user_path(models) / variant.name
     if variant.repository is not None:
         yield from _cached_snapshots(variant.repository)
 
 
 def _cached_snapshots(repository: str) -> Iterator[Path]:
     """Snapshots of a repository in Hugging Face's cache, the one `main` names first."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    home = user_path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    cache = user_path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     entry = cache / f"models--{repository.replace('/', '--')}"
     main = entry / "refs" / "main"
     if main.is_file():
