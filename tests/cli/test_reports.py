@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,24 @@ def test_show_disarms_what_could_command_a_terminal(run: Run, golden_checkpoint:
     assert code == 0
     assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out
     assert "\\x1b]0;owned" in out
+
+
+def test_no_prompt_can_forge_a_line_of_the_recipe(run: Run, golden_checkpoint: Path) -> None:
+    run("generate", "x\nseed  999", *SMALL, "--model", golden_checkpoint, "--out", "fox.png")
+    _, out, _ = run("show", "fox.png")
+    assert [line for line in out.splitlines() if line.startswith("seed")] == [f"{'seed':<15}  0"]
+    assert "x\\nseed  999" in out
+
+
+def test_a_hostile_shard_name_cannot_command_the_terminal(run: Run, checkpoint: Path) -> None:
+    folder = checkpoint / "vae"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    index = {"weight_map": {"x": "\x1b]0;owned\x07\n.safetensors"}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    for words in (("verify",), ("generate", "a fox", "--model")):
+        _, out, err = run(*words, checkpoint)
+        assert "owned" in out + err
+        assert not {"\x1b", "\x07"} & set(out + err)
 
 
 def test_show_answers_a_picture_without_a_recipe(run: Run) -> None:
@@ -152,9 +171,14 @@ def test_generate_refuses_a_pickle_and_damaged_files(run: Run, checkpoint: Path)
         (["pretrain", "nothing"], "unknown recipe"),
         (["pretrain", "mini_latents", "--shards", "8"], "cannot read the shards"),
         (["pretrain", "mini_vae", "--device", "toaster"], "unknown device"),
+        (["pretrain", "mini_denoiser", "--out", "taken"], "taken is a file"),
+        (["pretrain", "mini_denoiser", "--out", "taken/run"], "taken is a file"),
+        (["data", "build", "mini", "--out", "taken"], "taken is a file"),
     ],
 )
 def test_a_wrong_name_lists_the_right_ones(run: Run, words: list[str], message: str) -> None:
+    Path("taken").write_text("mine")
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert message in err and "hint: " in err
+    assert os.listdir() == ["taken"]

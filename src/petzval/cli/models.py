@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli.console import print_json, stdout
+from petzval.cli.console import print_json, print_table
 
 
 def models(
@@ -47,4 +47,4 @@ def models(
         where = row["folder"] or "not here; name its folder, or set PETZVAL_MODELS"
         cells = (row["name"], row["title"], row["steps"], row["guidance"], row["base"])
         table.add_row(*(str(cell) for cell in cells), f"{disk}, {row['memory']}", str(where))
-    stdout().print(table)
+    print_table(table)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli.console import stderr
+from petzval.cli.console import print_line, stderr
 from petzval.errors import RequestError
 
 
@@ -52,12 +52,14 @@ def pretrain(
     The log goes to stderr and into the run's folder, whose path is printed at the end.
     """
     part = _shards(shards)
+    from petzval.cli.output import check_folder
     from petzval.inference.device import choose_device
     from petzval.pretrain.run import run
 
     console = stderr()
     # mini_denoiser looks for what it needs in the folders vae and language_model beside its own.
     folder = out or Path("build") / "runs" / recipe.partition("_")[2]
+    check_folder(folder)
     run(
         recipe,
         data_folder=data,
@@ -72,7 +74,7 @@ def pretrain(
         start=start,
         report=lambda line: console.print(line, markup=False),
     )
-    print(folder)
+    print_line(folder)
 
 
 def _shards(text: str | None) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petzval.cli.console import print_json, printable
+from petzval.cli.console import print_json, print_line, printable
 
 if TYPE_CHECKING:
     from petzval.inference.goldens.case import CaseResult
@@ -68,24 +68,24 @@ def _run(goldens: Path, checkpoint: Path, *, quiet: bool) -> Iterator[CaseResult
         if not quiet:
             numbers = f"{case.error:9.2e} of {case.limit:7.1e}" if not case.skipped else " " * 20
             line = f"{case.status:<9} {numbers}  {case.name}  {case.detail}"
-            print(printable(line).rstrip(), flush=True)
+            print_line(printable(line).rstrip())
         yield case
     if not quiet:
-        print(", ".join(f"{count} {status}" for status, count in counts.items()))
+        print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
 
 
 def _print_report(report: VerifyReport) -> None:
-    print(report.folder)
+    print_line(printable(str(report.folder)))
     for part in report.components:
         dtypes = ", ".join(f"{count} {name}" for name, count in part.dtypes)
-        print(
+        print_line(
             f"  {part.name}: {part.num_tensors:,} tensors ({dtypes}), "
             f"{part.num_parameters:,} parameters, {part.num_bytes:,} bytes"
         )
         for file in part.files:
-            print(f"    {file.sha256 or '-'}  {file.num_bytes:,}  {printable(file.name)}")
+            print_line(f"    {file.sha256 or '-'}  {file.num_bytes:,}  {printable(file.name)}")
         for problem in part.problems:
-            print(f"    WRONG  {printable(problem)}")
+            print_line(f"    WRONG  {printable(problem)}")
     for problem in report.problems:
-        print(f"  WRONG  {printable(problem)}")
-    print("passed" if report.passed else "FAILED")
+        print_line(f"  WRONG  {printable(problem)}")
+    print_line("passed" if report.passed else "FAILED")
