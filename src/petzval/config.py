@@ -79,6 +79,8 @@ def from_mapping(
     try:
         return cls(**values)
     except ConfigError as error:
+        if error.message.startswith(f"{where}: "):  # the class names the same place
+            raise
         raise ConfigError(f"{where}: {error.message}", error.hint) from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error

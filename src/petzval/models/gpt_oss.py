@@ -29,19 +29,20 @@ LAYER_KINDS = ("sliding_attention", "full_attention")
 class GptOssConfig:
     """The fields of `text_encoder/config.json` that decide the arithmetic.
 
-    Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise.
+    Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise. The upper
+    limits are there because anybody may have written the file; they lie far above published sizes.
     """
 
-    hidden_size: int = setting(minimum=1)
-    num_hidden_layers: int = setting(minimum=1)
-    num_attention_heads: int = setting(minimum=1)
-    num_key_value_heads: int = setting(minimum=1)
-    head_dim: int = setting(minimum=1)
-    intermediate_size: int = setting(minimum=1)
-    num_local_experts: int = setting(minimum=1)
-    num_experts_per_tok: int = setting(minimum=1)
-    vocab_size: int = setting(minimum=1)
-    sliding_window: int = setting(128, minimum=1)
+    hidden_size: int = setting(minimum=1, maximum=131_072)
+    num_hidden_layers: int = setting(minimum=1, maximum=1024)
+    num_attention_heads: int = setting(minimum=1, maximum=4096)
+    num_key_value_heads: int = setting(minimum=1, maximum=4096)
+    head_dim: int = setting(minimum=1, maximum=4096)
+    intermediate_size: int = setting(minimum=1, maximum=1_048_576)
+    num_local_experts: int = setting(minimum=1, maximum=4096)
+    num_experts_per_tok: int = setting(minimum=1, maximum=4096)
+    vocab_size: int = setting(minimum=1, maximum=16_777_216)
+    sliding_window: int = setting(128, minimum=1, maximum=1 << 31)
     rms_norm_eps: float = setting(1e-5, minimum=0.0)
     swiglu_limit: float = setting(7.0, minimum=0.0)
     layer_types: tuple[str, ...] = ()

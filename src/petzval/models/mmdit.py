@@ -30,6 +30,9 @@ TEXT_NORM_EPS = 1e-5
 class MMDiTConfig:
     """`transformer/config.json`, field by field; `inner_dim` there is unused by Lens itself.
 
+    The upper limits lie far above every published size: anybody may have written the file, and a
+    network is built from it before its weights are looked at.
+
     Attributes:
         in_channels: channels of a latent token (4 x latent channels).
         enc_hidden_dim: width of the text encoder's hidden states.
@@ -37,15 +40,15 @@ class MMDiTConfig:
         selected_layer_index: text-encoder layers whose outputs are used, zero-based.
     """
 
-    num_layers: int = setting(minimum=1)
-    num_attention_heads: int = setting(minimum=1)
-    in_channels: int = setting(minimum=1)
-    out_channels: int = setting(minimum=1)
-    enc_hidden_dim: int = setting(minimum=1)
-    selected_layer_index: tuple[int, ...] = setting(minimum=0)
-    attention_head_dim: int = setting(64, minimum=2)
-    patch_size: int = setting(2, minimum=1)
-    axes_dims_rope: tuple[int, ...] = setting((8, 28, 28), minimum=2)
+    num_layers: int = setting(minimum=1, maximum=1024)
+    num_attention_heads: int = setting(minimum=1, maximum=1024)
+    in_channels: int = setting(minimum=1, maximum=65_536)
+    out_channels: int = setting(minimum=1, maximum=65_536)
+    enc_hidden_dim: int = setting(minimum=1, maximum=131_072)
+    selected_layer_index: tuple[int, ...] = setting(minimum=0, maximum=1023)
+    attention_head_dim: int = setting(64, minimum=2, maximum=4096)
+    patch_size: int = setting(2, minimum=1, maximum=64)
+    axes_dims_rope: tuple[int, ...] = setting((8, 28, 28), minimum=2, maximum=4096)
     gate_mlp: bool = True
     rms_norm: bool = True
     multi_layer_encoder_feature: bool = True
@@ -61,6 +64,11 @@ class MMDiTConfig:
                 )
         if not self.selected_layer_index:
             raise ConfigError("selected_layer_index must name at least one layer")
+        if len(self.selected_layer_index) > 1024:
+            raise ConfigError(
+                f"selected_layer_index names {len(self.selected_layer_index):,} layers, "
+                "at most 1,024 can be read"
+            )
         if any(dim % 2 for dim in self.axes_dims_rope):
             raise ConfigError(f"axes_dims_rope {self.axes_dims_rope} must be even numbers")
         if len(self.axes_dims_rope) != 3 or sum(self.axes_dims_rope) != self.attention_head_dim:
