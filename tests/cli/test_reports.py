@@ -71,8 +71,11 @@ def test_models_lists_every_variant_and_what_it_needs(run: Run) -> None:
     code, out, err = run("models")
     assert (code, err) == (0, "")
     assert all(name in out for name in VARIANTS)
-    assert "22 GB on disk" in out
+    assert "22 GB on disk" in out and "32 MB on disk" in out
     rows = json.loads(run("models", "--json")[1])
+    files = [file for file in Path(rows[0]["folder"]).rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    assert abs(rows[0]["disk_bytes"] / size - 1) < 0.05
     assert [row["name"] for row in rows] == list(VARIANTS)
     assert all(row["folder"] is None for row in rows if row["repository"])
 

@@ -67,7 +67,7 @@ VARIANTS: Mapping[str, Variant] = {
             title="the small illustrator that ships inside",
             defaults=Defaults(steps=20, guidance=4.0, base=256),
             repository=None,
-            disk_bytes=48_000_000,
+            disk_bytes=31_654_192,
             memory="1 GB of memory, no GPU",
         ),
         Variant(
