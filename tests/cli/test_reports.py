@@ -110,6 +110,27 @@ def test_verify_names_file_and_key_of_every_fault(run: Run, checkpoint: Path) ->
     assert "img_in.bias" in out and "proj_out.bias" in out and "FAILED" in out
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer/tokenizer.json", "{}"),
+        ("tokenizer/tokenizer_config.json", "["),
+        ("petzval.json", '{"steps": 0}'),
+        ("petzval.json", "[]"),
+        ("petzval.json", '{"name": "\\u001b[2J"}'),
+    ],
+)
+def test_verify_refuses_every_text_that_generate_refuses(
+    run: Run, checkpoint: Path, file: str, text: str
+) -> None:
+    (checkpoint / file).write_text(text)
+    code, out, err = run("verify", checkpoint, "--no-hashes", "--no-values")
+    assert (code, err) == (1, "")
+    assert "FAILED" in out and out.count("WRONG") == 1 and Path(file).name in out
+    code, _, err = run("generate", "a fox", *SMALL, "--model", checkpoint)
+    assert code == 2 and Path(file).name in err
+
+
 def test_verify_runs_recorded_cases_with_error_and_limit(
     run: Run, goldens: Path, golden_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,12 +34,15 @@ def verify(
     With --goldens, also run every recorded case and print its error and limit. Exits with 1 when
     anything is wrong or over its limit.
     """
+    from dataclasses import replace
+
     from petzval.config import to_mapping
     from petzval.inference.variants import VARIANTS, locate
     from petzval.weights.verify import verify_checkpoint
 
     folder = locate(checkpoint).folder if checkpoint.lower() in VARIANTS else Path(checkpoint)
     report = verify_checkpoint(folder, hashes=hashes, values=values)
+    report = replace(report, problems=(*report.problems, *_faults_of_texts(folder)))
     if not json:
         _print_report(report)
     cases = [] if goldens is None else list(_run(goldens, folder, quiet=json))
@@ -54,6 +57,26 @@ def verify(
         print_json(document | ({} if goldens is None else {"goldens": rows}))
     if not report.passed or any(case.status == "failed" for case in cases):
         raise typer.Exit(1)
+
+
+def _faults_of_texts(folder: Path) -> list[str]:
+    """What is wrong with the tokenizer and the card, which only a picture would read."""
+    from petzval.conditioning.tokenizer import PromptTokenizer
+    from petzval.errors import PetzvalError
+    from petzval.inference.variants import locate
+    from petzval.weights.published import TOKENIZER
+
+    faults: list[str] = []
+    # An absent tokenizer is among the problems of the folder.
+    checks: list[Callable[[], object]] = [lambda: locate(folder)]
+    if (folder / TOKENIZER / "tokenizer.json").is_file():
+        checks.append(lambda: PromptTokenizer(folder / TOKENIZER))
+    for check in checks:
+        try:
+            check()
+        except PetzvalError as error:
+            faults.append(error.message)
+    return faults
 
 
 def _run(goldens: Path, checkpoint: Path, *, quiet: bool) -> Iterator[CaseResult]:
@@ -80,7 +103,7 @@ def _print_report(report: VerifyReport) -> None:
         dtypes = ", ".join(f"{count} {name}" for name, count in part.dtypes)
         print_line(
             f"  {part.name}: {part.num_tensors:,} tensors ({dtypes}), "
-            f"{part.num_parameters:,} parameters, {part.num_bytes:,} bytes"
+            f"{part.num_parameters:,} numbers, {part.num_bytes:,} bytes"
         )
         for file in part.files:
             print_line(f"    {file.sha256 or '-'}  {file.num_bytes:,}  {printable(file.name)}")

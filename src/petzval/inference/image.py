@@ -136,6 +136,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         RequestError: the folder or the file cannot be written; nothing is left behind.
     """
+    if "\0" in str(path):
+        raise RequestError(f"the path {str(path)[:200]!r} holds a zero byte", "no file is named so")
     temporary = path.parent / f".petzval-{secrets.token_hex(8)}.part"
     try:
         if stat.S_ISDIR(mode(path) or 0):

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import petzval
 from petzval.config import from_mapping, read_json, setting
-from petzval.errors import CheckpointError, RequestError
+from petzval.errors import CheckpointError, ConfigError, RequestError
 from petzval.inference.paths import user_path
 from petzval.inference.recipe import MAX_GUIDANCE, MAX_STEPS
 from petzval.resolution import PRESETS
@@ -18,7 +19,9 @@ MODELS_VARIABLE = "PETZVAL_MODELS"
 """Environment variable that names a folder of checkpoint folders."""
 
 CARD = "petzval.json"
-"""Optional file of a checkpoint with the settings it wants; `Defaults` says which."""
+"""Optional file of a checkpoint: its name, and the settings it wants; `Defaults` says which."""
+
+_NAME_LIMIT = 80
 
 _LAYOUT_FILE = "model_index.json"
 
@@ -101,7 +104,11 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Located:
-    """A checkpoint that is on this machine."""
+    """A checkpoint that is on this machine.
+
+    Attributes:
+        name: of the variant; for a folder what its `petzval.json` says, or else the folder's own.
+    """
 
     name: str
     folder: Path
@@ -137,7 +144,8 @@ def locate(name_or_path: str | Path) -> Located:
     if text.strip() and is_folder:
         called = folder.resolve().name
         relative = VARIANTS.get(called.lower(), VARIANTS["lens"])
-        return Located(name=called, folder=folder, defaults=_defaults(folder, relative))
+        defaults = _defaults(folder, relative)
+        return Located(name=_name(folder) or called, folder=folder, defaults=defaults)
     if text.strip() and exists:
         raise RequestError(
             f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
@@ -182,6 +190,19 @@ def _defaults(folder: Path, variant: Variant) -> Defaults:
         known = ", ".join(str(base) for base in sorted(PRESETS))
         raise CheckpointError(f"{card}: base {defaults.base} is none of {known}")
     return defaults
+
+
+def _name(folder: Path) -> str | None:
+    """What the checkpoint's own card calls it; a checkpoint that moves keeps its name."""
+    card = folder / CARD
+    name: Any = read_json(card).get("name") if card.is_file() else None
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise ConfigError(f"{card}: setting 'name' must be a text on one line")
+    if len(name) > _NAME_LIMIT:
+        raise ConfigError(f"{card}: setting 'name' has more than {_NAME_LIMIT} characters")
+    return name
 
 
 def _absent(variant: Variant) -> CheckpointError:
