@@ -136,7 +136,11 @@ def read_json(path: str | Path, *, limit_bytes: int = 16 * MEBIBYTE) -> Any:
 
 
 def parse_json(text: str, *, where: str) -> Any:
-    """`read_json` for text that is already at hand; messages start with `where`."""
+    """`read_json` for text that is already at hand; messages start with `where`.
+
+    Raises:
+        ConfigError: as `read_json`, naming `where`.
+    """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

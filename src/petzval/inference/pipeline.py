@@ -245,6 +245,9 @@ class Pipeline:
 
         Returns:
             Bytes freed on the device.
+
+        Raises:
+            RequestError: the request cannot be served.
         """
         self._schedule(self.plan(request, **options))
         self._dropped = True
@@ -385,5 +388,9 @@ def load(
     dtype: str = "auto",
     lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
 ) -> Pipeline:
-    """Load a model by name or path: see `Pipeline.load`."""
+    """Load a model by name or path: see `Pipeline.load`.
+
+    Raises:
+        RequestError, CheckpointError: as `Pipeline.load`.
+    """
     return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora)

@@ -138,7 +138,11 @@ class GenerationRequest:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """All prompts, each a text that UTF-8 can hold."""
+        """All prompts, each a text that UTF-8 can hold.
+
+        Raises:
+            RequestError: none or too many, or one is no text or too long.
+        """
         prompts = _texts("prompt", self.prompt)
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise RequestError(f"expected 1 to {MAX_PROMPTS:,} prompts, got {len(prompts):,}")
@@ -146,12 +150,20 @@ class GenerationRequest:
 
     @property
     def negative_prompts(self) -> tuple[str, ...]:
-        """One for all prompts, or one for each."""
+        """One for all prompts, or one for each.
+
+        Raises:
+            RequestError: one is no text or too long.
+        """
         return _texts("negative_prompt", self.negative_prompt)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of each prompt's pictures."""
+        """The seeds of each prompt's pictures.
+
+        Raises:
+            RequestError: no whole numbers in range, or not as many as pictures.
+        """
         return _seeds(self.seed, self.num_images)
 
     def resolution(self, defaults: Defaults) -> Resolution:
@@ -200,7 +212,11 @@ class GeneratedImage:
         return Image.fromarray(self.pixels)
 
     def encode(self, format: str = "png") -> bytes:
-        """The bytes of a file in "png", "jpeg" or "webp", recipe inside."""
+        """The bytes of a file in "png", "jpeg" or "webp", recipe inside.
+
+        Raises:
+            RequestError: unknown format, or the recipe does not fit into it.
+        """
         return image.encode(self.pil(), self.recipe, format)
 
     def save(self, path: str | Path, format: str | None = None) -> Path:

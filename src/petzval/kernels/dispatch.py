@@ -1,6 +1,7 @@
 """Which arithmetic runs, and why. The networks import from here and nowhere else.
 
-`reference()` switches everything inside its block to the slow truth, for tests and benchmarks.
+`reference()` switches everything inside its block to the slow truth, for tests and benchmarks; what
+is compiled keeps the fast paths.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def reference() -> Generator[None, None, None]:
         yield
     finally:
         _use_reference.reset(token)
+
+
+def _reference_wanted() -> bool:
+    # The compiler cannot trace a context variable: it would break its graph at every norm.
+    return not torch.compiler.is_compiling() and _use_reference.get()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,41 +80,41 @@ def describe(device: torch.device) -> list[KernelChoice]:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.reference.rms_norm`."""
-    return (slow if _use_reference.get() else fast).rms_norm(x, weight, eps)
+    return (slow if _reference_wanted() else fast).rms_norm(x, weight, eps)
 
 
 def rms_norm_float32_weight(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.reference.rms_norm_float32_weight`."""
-    return (slow if _use_reference.get() else fast).rms_norm_float32_weight(x, weight, eps)
+    return (slow if _reference_wanted() else fast).rms_norm_float32_weight(x, weight, eps)
 
 
 def rms_norm_modulate(
     x: Tensor, weight: Tensor, eps: float, shift: Tensor, scale: Tensor
 ) -> Tensor:
     """See `kernels.reference.rms_norm_modulate`."""
-    module = slow if _use_reference.get() else fast
+    module = slow if _reference_wanted() else fast
     return module.rms_norm_modulate(x, weight, eps, shift, scale)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.reference.rotate_interleaved`."""
-    return (slow if _use_reference.get() else fast).rotate_interleaved(x, cos, sin)
+    return (slow if _reference_wanted() else fast).rotate_interleaved(x, cos, sin)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """See `kernels.reference.attention`."""
-    return (slow if _use_reference.get() else fast).attention(query, key, value, key_mask)
+    return (slow if _reference_wanted() else fast).attention(query, key, value, key_mask)
 
 
 def sink_attention(
     query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, allowed: Tensor
 ) -> Tensor:
     """See `kernels.reference.sink_attention`."""
-    module = slow if _use_reference.get() else fast
+    module = slow if _reference_wanted() else fast
     return module.sink_attention(query, key, value, sinks, allowed)
 
 
 def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `kernels.reference.upsample_convolution`; the collapsed form is used on CUDA."""
-    collapsed = x.is_cuda and not _use_reference.get()
+    collapsed = x.is_cuda and not _reference_wanted()
     return (fast if collapsed else slow).upsample_convolution(x, weight, bias)

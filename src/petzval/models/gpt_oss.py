@@ -31,6 +31,9 @@ class GptOssConfig:
 
     Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise. The upper
     limits are there because anybody may have written the file; they lie far above published sizes.
+
+    Raises:
+        ConfigError: a value out of range, or values that contradict each other.
     """
 
     hidden_size: int = setting(minimum=1, maximum=131_072)
@@ -75,7 +78,12 @@ class GptOssConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> GptOssConfig:
-        """Read the published config; entries that do not decide the arithmetic are ignored."""
+        """Read the published config; entries that do not decide the arithmetic are ignored.
+
+        Raises:
+            ConfigError: an entry is of the wrong kind or out of range, or asks for arithmetic that
+                GPT-OSS does not have.
+        """
         where = "text encoder"
         own = {field.name for field in fields(cls)} - {"yarn", "packed_experts"}
         given = {name: config[name] for name in own if config.get(name) is not None}
@@ -210,6 +218,9 @@ class GptOssEncoder(nn.Module):
         config: sizes; `packed_experts` chooses MXFP4 storage.
         selected_layers: zero-based; layers after the largest are neither built nor run unless
             `build_all` (training the language model, or checking whole checkpoints).
+
+    Raises:
+        ConfigError: a selected layer does not exist, or none is selected.
     """
 
     def __init__(

@@ -38,6 +38,9 @@ class MMDiTConfig:
         enc_hidden_dim: width of the text encoder's hidden states.
         axes_dims_rope: rotary dimensions per axis (frame, height, width); sum = head width.
         selected_layer_index: text-encoder layers whose outputs are used, zero-based.
+
+    Raises:
+        ConfigError: a value out of range, or values that contradict each other.
     """
 
     num_layers: int = setting(minimum=1, maximum=1024)
@@ -188,7 +191,11 @@ class MMDiT(nn.Module):
         """The last block's text is never read; False computes it all the same, as Lens does."""
 
     def embed_text(self, features: Sequence[TextFeatures]) -> TextTokens:
-        """Selected layers' features → text stream [B, T, width]; needed once per prompt."""
+        """Selected layers' features → text stream [B, T, width]; needed once per prompt.
+
+        Raises:
+            ValueError: not as many feature layers as the denoiser reads.
+        """
         if len(features) != len(self.txt_norm):
             raise ValueError(f"expected {len(self.txt_norm)} feature layers, got {len(features)}")
         dtype = self.txt_in.weight.dtype
@@ -196,7 +203,11 @@ class MMDiT(nn.Module):
         return self.txt_in(torch.cat(normed, dim=-1))
 
     def modulation(self, sigma: Sigma) -> StepModulation:
-        """Modulation of one step for a batch: sigma [B] in [0, 1]."""
+        """Modulation of one step for a batch: sigma [B] in [0, 1].
+
+        Raises:
+            ValueError: the modulation weights were dropped.
+        """
         conditioning = self.time_text_embed(sigma)
         blocks = [block for block in self.transformer_blocks if isinstance(block, MMDiTBlock)]
         if any(len(block.img_mod) == 0 for block in blocks):
@@ -212,6 +223,9 @@ class MMDiT(nn.Module):
 
         Args:
             sigmas: [N] noise levels at which the network will be called (no trailing zero).
+
+        Raises:
+            ValueError: as `modulation`.
         """
         folded = self.modulation(sigmas)
         return [
@@ -273,7 +287,11 @@ class MMDiT(nn.Module):
         grid: tuple[int, int],
         text_mask: TokenMask | None = None,
     ) -> LatentTokens:
-        """Everything at once, from features to velocity: training and tests."""
+        """Everything at once, from features to velocity: training and tests.
+
+        Raises:
+            ValueError: as `embed_text` and `modulation`.
+        """
         text = self.embed_text(features) if features else None
         num_text_tokens = 0 if text is None else text.shape[1]
         rope = mmdit_rope(grid, num_text_tokens, self.config.axes_dims_rope, device=tokens.device)

@@ -26,6 +26,9 @@ class AutoencoderConfig:
     Attributes:
         block_out_channels: widths from full resolution down; each step but the last halves sides.
         batch_norm_eps: added to the token statistics' variance.
+
+    Raises:
+        ConfigError: a value out of range, or widths that the form of the network does not allow.
     """
 
     block_out_channels: tuple[int, ...] = setting(maximum=65_536)
