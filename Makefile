@@ -70,6 +70,8 @@ mini: setup ## make the checkpoint that ships inside, from nothing: hours on two
 	$(BIN)/petzval pretrain mini_export
 	$(BIN)/python -m petzval.evals.train_scorers --data build/data/mini
 	$(BIN)/petzval evaluate --model build/runs/export --page docs/mini.md
+	@echo "the checkpoint is build/runs/export; put it in place of the one that ships inside:"
+	@echo "  rm -r src/petzval/assets/mini && cp -r build/runs/export src/petzval/assets/mini"
 
 clean: ## remove caches, keep .venv and build
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -130,3 +130,14 @@ def test_the_daring_may_leave_the_trained_range_but_not_the_grid() -> None:
     for height, width in [(100, 100), (16, 131_072), (8192, 8192)]:
         with pytest.raises(ResolutionError):
             checked(height, width, allow_any_size=True)
+
+
+def test_the_hint_tells_of_the_option_where_it_helps() -> None:
+    for size in ("2048x2048", "512x128"):
+        with pytest.raises(ResolutionError) as caught:
+            resolve(size=size)
+        assert "--allow-any-size" in caught.value.hint and "nearest" in caught.value.hint
+        resolve(size=size, allow_any_size=True)
+    with pytest.raises(ResolutionError) as caught:
+        resolve(size="1000x1000")
+    assert "--allow-any-size" not in caught.value.hint

@@ -79,6 +79,8 @@ def from_mapping(
     try:
         return cls(**values)
     except ConfigError as error:
+        if error.message.startswith(f"{where}: "):  # the class names the same place
+            raise
         raise ConfigError(f"{where}: {error.message}", error.hint) from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
@@ -134,7 +136,11 @@ def read_json(path: str | Path, *, limit_bytes: int = 16 * MEBIBYTE) -> Any:
 
 
 def parse_json(text: str, *, where: str) -> Any:
-    """`read_json` for text that is already at hand; messages start with `where`."""
+    """`read_json` for text that is already at hand; messages start with `where`.
+
+    Raises:
+        ConfigError: as `read_json`, naming `where`.
+    """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

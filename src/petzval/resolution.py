@@ -171,12 +171,12 @@ def checked(height: int, width: int, *, allow_any_size: bool = False) -> Resolut
         return resolution
     if not 1 / MAX_ASPECT <= resolution.aspect <= MAX_ASPECT:
         raise ResolutionError(
-            f"{resolution} has one side more than twice the other", _offer(height, width)
+            f"{resolution} has one side more than twice the other", _offer(resolution)
         )
     if tokens > MAX_TOKENS:
         raise ResolutionError(
             f"{resolution} has {tokens:,} tokens, more than the {MAX_TOKENS:,} of 1440x1440",
-            _offer(height, width),
+            _offer(resolution),
         )
     return resolution
 
@@ -241,9 +241,17 @@ def _off_grid(height: object, width: object) -> ResolutionError:
             f"{width}x{height} has a side that is not positive",
             "sides are multiples of 16, such as 1376x768",
         )
-    return ResolutionError(f"{width}x{height} is not on the 16-pixel grid", _offer(height, width))
+    return ResolutionError(f"{width}x{height} is not on the 16-pixel grid", _near(height, width))
 
 
-def _offer(height: int, width: int) -> str:
+def _offer(resolution: Resolution) -> str:
+    """Sizes next to one that lies on the grid, and the way to have it all the same."""
+    return (
+        f"{_near(resolution.height, resolution.width)}; "
+        "--allow-any-size (allow_any_size=True) takes every size on the grid that models can hold"
+    )
+
+
+def _near(height: int, width: int) -> str:
     sizes = " and ".join(str(size) for size in nearest_sizes(height, width))
     return f"nearest sizes are {sizes} (width x height)"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import petzval
@@ -150,6 +151,61 @@ def test_other_weights_refuse_a_recipe_unless_they_are_named(
     assert not Path("y.png").exists()
 
 
+def test_a_seed_given_on_top_of_a_recipe_is_that_seeds_first_picture(
+    run: Run, model: tuple[str, ...]
+) -> None:
+    original = ("a red fox", *model, "--parity", "microsoft")
+    run("generate", *original, "--num", "2", "--out", "batch.png")
+    run("generate", *original, "--seed", "4", "--out", "four.png")
+    assert read_recipe("batch-2.png").noise_row == 1
+    again = ("--from", "batch-2.png", *model[:4])
+    run("generate", *again, "--seed", "4", "--out", "again.png")
+    assert Path("again.png").read_bytes() == Path("four.png").read_bytes()
+    run("generate", *again, "--num", "2", "--out", "on.png")
+    assert [read_recipe(f"on-{n}.png").noise_row for n in (1, 2)] == [1, 2]
+    assert Path("on-1.png").read_bytes() == Path("batch-2.png").read_bytes()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_picture_is_drawn_again_on_its_own_number_of_threads(
+    run: Run, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    run("generate", "a red fox", *model, "--threads", "2", "--out", "fox.png")
+    assert read_recipe("fox.png").threads == 2
+    again = ("--from", "fox.png", *model[:4], "--out", "again.png")
+    torch.set_num_threads(1)
+    assert run("generate", *again) == (0, "again.png\n", "")
+    assert Path("again.png").read_bytes() == Path("fox.png").read_bytes()
+    code, _, err = run("generate", *again, "--threads", "1")
+    assert code == 0
+    assert "made on 2 threads, drawn on 1" in err and err.startswith("warning: ")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    code, _, err = run("generate", *again)
+    assert (code, torch.get_num_threads()) == (0, 1)
+    assert "made on 2 threads, drawn on 1" in err
+
+
+def test_words_of_a_recipe_reach_the_terminal_short_and_harmless(
+    run: Run, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("generate", "a red fox", *model, "--out", "fox.png")
+    evil = "\x1b]0;owned\x07\n" + "x" * 500_000
+    recipe = _replace(read_recipe("fox.png"), device=evil, checkpoint=evil, model=evil)
+    monkeypatch.setattr("petzval.inference.image.read_recipe", lambda _: recipe)
+    for words in ((), model[:4]):
+        _, _, err = run("generate", "--from", "fox.png", *words)
+        assert "\x1b" not in err and "\x07" not in err and "owned" in err
+        assert len(err) < 1000 and "\n\\n" not in err.replace("\\n", "")
+
+
 def _replace(recipe: petzval.Recipe, **changes: Any) -> petzval.Recipe:
     from dataclasses import replace
 
@@ -181,6 +237,15 @@ def _replace(recipe: petzval.Recipe, **changes: Any) -> petzval.Recipe:
         (["a fox", "--seed", "-1"], "seed must be between"),
         (["a fox", "--seed", "lucky"], "cannot read the seed"),
         (["a fox", "--seed", "9" * 39], "seed must be between"),
+        (["a fox", "--seed=--5"], "cannot read the seed"),
+        (["a fox", "--model", ""], "unknown model ''"),
+        (["a fox", "--model", "~nouser"], "home of a user who is not known"),
+        (["a fox", "--out", "~nouser/x.png"], "home of a user who is not known"),
+        (["a fox", "--out", "x" * 300], "the name has 300 characters"),
+        (["a fox", "--out", "x" * 300 + ".png"], "the name has 304 characters"),
+        (["a fox", "--out", "x.gif"], "no .gif files are written"),
+        (["a fox", "--out", "new", "--device", "toaster"], "unknown device"),
+        (["a fox", "--parity", "microsoft", "--num", "0"], "num_images"),
         (["a fox", "--num", "0"], "num_images"),
         (["a fox", "--num", "1000000"], "num_images"),
         (["a fox", "--parity", "cpu"], "unknown parity"),

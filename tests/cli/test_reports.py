@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def test_show_disarms_what_could_command_a_terminal(run: Run, golden_checkpoint:
     assert "\\x1b]0;owned" in out
 
 
+def test_no_prompt_can_forge_a_line_of_the_recipe(run: Run, golden_checkpoint: Path) -> None:
+    run("generate", "x\nseed  999", *SMALL, "--model", golden_checkpoint, "--out", "fox.png")
+    _, out, _ = run("show", "fox.png")
+    assert [line for line in out.splitlines() if line.startswith("seed")] == [f"{'seed':<15}  0"]
+    assert "x\\nseed  999" in out
+
+
+def test_a_hostile_shard_name_cannot_command_the_terminal(run: Run, checkpoint: Path) -> None:
+    folder = checkpoint / "vae"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    index = {"weight_map": {"x": "\x1b]0;owned\x07\n.safetensors"}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    for words in (("verify",), ("generate", "a fox", "--model")):
+        _, out, err = run(*words, checkpoint)
+        assert "owned" in out + err
+        assert not {"\x1b", "\x07"} & set(out + err)
+
+
 def test_show_answers_a_picture_without_a_recipe(run: Run) -> None:
     Path("notes.png").write_text("hello")
     code, out, err = run("show", "notes.png")
@@ -52,8 +71,11 @@ def test_models_lists_every_variant_and_what_it_needs(run: Run) -> None:
     code, out, err = run("models")
     assert (code, err) == (0, "")
     assert all(name in out for name in VARIANTS)
-    assert "22 GB on disk" in out
+    assert "22 GB on disk" in out and "32 MB on disk" in out
     rows = json.loads(run("models", "--json")[1])
+    files = [file for file in Path(rows[0]["folder"]).rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    assert abs(rows[0]["disk_bytes"] / size - 1) < 0.05
     assert [row["name"] for row in rows] == list(VARIANTS)
     assert all(row["folder"] is None for row in rows if row["repository"])
 
@@ -86,6 +108,27 @@ def test_verify_names_file_and_key_of_every_fault(run: Run, checkpoint: Path) ->
     code, out, _ = run("verify", checkpoint)
     assert code == 1
     assert "img_in.bias" in out and "proj_out.bias" in out and "FAILED" in out
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer/tokenizer.json", "{}"),
+        ("tokenizer/tokenizer_config.json", "["),
+        ("petzval.json", '{"steps": 0}'),
+        ("petzval.json", "[]"),
+        ("petzval.json", '{"name": "\\u001b[2J"}'),
+    ],
+)
+def test_verify_refuses_every_text_that_generate_refuses(
+    run: Run, checkpoint: Path, file: str, text: str
+) -> None:
+    (checkpoint / file).write_text(text)
+    code, out, err = run("verify", checkpoint, "--no-hashes", "--no-values")
+    assert (code, err) == (1, "")
+    assert "FAILED" in out and out.count("WRONG") == 1 and Path(file).name in out
+    code, _, err = run("generate", "a fox", *SMALL, "--model", checkpoint)
+    assert code == 2 and Path(file).name in err
 
 
 def test_verify_runs_recorded_cases_with_error_and_limit(
@@ -152,9 +195,14 @@ def test_generate_refuses_a_pickle_and_damaged_files(run: Run, checkpoint: Path)
         (["pretrain", "nothing"], "unknown recipe"),
         (["pretrain", "mini_latents", "--shards", "8"], "cannot read the shards"),
         (["pretrain", "mini_vae", "--device", "toaster"], "unknown device"),
+        (["pretrain", "mini_denoiser", "--out", "taken"], "taken is a file"),
+        (["pretrain", "mini_denoiser", "--out", "taken/run"], "taken is a file"),
+        (["data", "build", "mini", "--out", "taken"], "taken is a file"),
     ],
 )
 def test_a_wrong_name_lists_the_right_ones(run: Run, words: list[str], message: str) -> None:
+    Path("taken").write_text("mine")
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert message in err and "hint: " in err
+    assert os.listdir() == ["taken"]

@@ -15,7 +15,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from petzval.errors import ConfigError, PetzvalError, RequestError
-from petzval.inference.image import encode, read_recipe, write_atomically
+from petzval.inference.image import (
+    CHUNK_LIMIT_BYTES,
+    FILE_LIMIT_BYTES,
+    encode,
+    read_recipe,
+    write_atomically,
+)
 from petzval.inference.recipe import RECIPE_LIMIT_BYTES, Recipe, recipe_from_json
 from petzval.inference.request import GeneratedImage, GenerationRequest, request_from_recipe
 
@@ -44,29 +50,30 @@ RECIPE = Recipe(
 )
 
 
-def _picture(recipe: Recipe = RECIPE) -> GeneratedImage:
+def a_picture(recipe: Recipe = RECIPE) -> GeneratedImage:
+    """Any picture with this recipe."""
     rows = np.arange(32 * 48 * 3, dtype=np.uint32).reshape(32, 48, 3) % 251
     return GeneratedImage(pixels=rows.astype(np.uint8), recipe=recipe)
 
 
 @pytest.mark.parametrize("name", ["fox.png", "fox.jpg", "fox.JPEG", "fox.webp"])
 def test_the_recipe_comes_back_from_every_format(tmp_path: Path, name: str) -> None:
-    path = _picture().save(tmp_path / "new" / "folders" / name)
+    path = a_picture().save(tmp_path / "new" / "folders" / name)
     assert read_recipe(path) == RECIPE
     assert os.listdir(path.parent) == [name]
 
 
 @pytest.mark.parametrize("format", ["png", "webp"])
 def test_lossless_formats_keep_every_pixel(format: str) -> None:
-    data = _picture().encode(format)
-    assert data == _picture().encode(format)
+    data = a_picture().encode(format)
+    assert data == a_picture().encode(format)
     with Image.open(io.BytesIO(data)) as picture:
-        assert np.array_equal(np.asarray(picture.convert("RGB")), _picture().pixels)
+        assert np.array_equal(np.asarray(picture.convert("RGB")), a_picture().pixels)
 
 
-def test_a_jpeg_looks_like_the_picture() -> None:
-    with Image.open(io.BytesIO(_picture().encode("jpeg"))) as picture:
-        difference = np.asarray(picture).astype(int) - _picture().pixels.astype(int)
+def test_a_jpeg_looks_like_thea_picture() -> None:
+    with Image.open(io.BytesIO(a_picture().encode("jpeg"))) as picture:
+        difference = np.asarray(picture).astype(int) - a_picture().pixels.astype(int)
     assert np.abs(difference).mean() < 12
 
 
@@ -81,22 +88,22 @@ def test_a_request_from_a_recipe_leaves_nothing_open() -> None:
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     for name in ("fox.gif", "fox", "fox.png.exe"):
         with pytest.raises(RequestError, match="format"):
-            _picture().save(tmp_path / name)
+            a_picture().save(tmp_path / name)
     with pytest.raises(RequestError, match="unknown format 'bmp'"):
-        _picture().encode("bmp")
+        a_picture().encode("bmp")
 
 
 def test_a_recipe_too_long_for_a_jpeg_says_what_holds_it() -> None:
     long = replace(RECIPE, prompt="x" * 100_000)
     with pytest.raises(RequestError, match="too long for a JPEG") as caught:
-        _picture(long).encode("jpeg")
+        a_picture(long).encode("jpeg")
     assert "PNG" in caught.value.hint
-    assert len(_picture(long).encode("png")) < 20_000
+    assert len(a_picture(long).encode("png")) < 20_000
 
 
 def test_a_recipe_longer_than_any_file_may_carry_is_not_written() -> None:
     with pytest.raises(RequestError, match="bytes"):
-        _picture(replace(RECIPE, prompt="x" * RECIPE_LIMIT_BYTES)).encode("png")
+        a_picture(replace(RECIPE, prompt="x" * RECIPE_LIMIT_BYTES)).encode("png")
 
 
 # ── reading what others wrote ─────────────────────────────────────────────────────────────────────
@@ -152,6 +159,12 @@ def _changed(**changes: Any) -> str:
         (_changed(parity="evil"), "parity"),
         (_changed(prompt=["a"]), "prompt"),
         (_changed(format=2), "format 2"),
+        (_changed(format=0), "format 0"),
+        (_changed(format=-5), "format -5"),
+        (_changed(device=""), "device"),
+        (_changed(device="   "), "device"),
+        (_changed(threads=0), "threads"),
+        (_changed(threads=10**6), "threads"),
     ],
 )
 def test_a_forged_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -180,10 +193,50 @@ def test_a_recipe_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> N
         read_recipe(path)
 
 
+def test_a_recipe_older_than_the_number_of_threads_is_read() -> None:
+    fields = json.loads(RECIPE.to_json())
+    del fields["threads"]
+    assert recipe_from_json(json.dumps(fields), where="old.png") == RECIPE
+
+
+def _png(path: Path, *chunks: tuple[bytes, bytes], side: int = 16) -> Path:
+    """A PNG's header, some chunks, and no pixels to speak of."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in (header, *chunks, (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + name + body
+        data += struct.pack(">I", zlib.crc32(name + body))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("side", [10_000, 14_000, 60_000])
+def test_a_huge_picture_is_looked_at_without_a_warning(tmp_path: Path, side: int) -> None:
+    with pytest.raises(RequestError, match="holds no recipe") as caught:
+        read_recipe(_png(tmp_path / "huge.png", side=side))
+    assert "damaged" not in caught.value.message
+    recipe = b"petzval\0\0\0\0\0" + RECIPE.to_json().encode()
+    assert read_recipe(_png(tmp_path / "ours.png", (b"iTXt", recipe), side=10_000)) == RECIPE
+
+
+def test_a_huge_text_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the decoder was called")
+
+    monkeypatch.setattr(Image, "open", never)
+    path = _png(tmp_path / "text.png", (b"tEXt", b"Comment\0" + bytes(CHUNK_LIMIT_BYTES)))
+    with pytest.raises(RequestError, match="before the pixels"):
+        read_recipe(path)
+    with (tmp_path / "long.jpg").open("wb") as file:
+        file.truncate(FILE_LIMIT_BYTES + 1)
+    with pytest.raises(RequestError, match="bytes"):
+        read_recipe(tmp_path / "long.jpg")
+
+
 @pytest.mark.parametrize("keep", [0, 4, 20, 45, 90])
 def test_a_file_that_is_no_whole_picture_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "cut.png"
-    path.write_bytes(_picture().encode("png")[:keep])
+    path.write_bytes(a_picture().encode("png")[:keep])
     with pytest.raises(PetzvalError):
         read_recipe(path)
 
@@ -203,7 +256,7 @@ def test_bit_rot_never_escapes_the_tree_of_errors(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "rot"
     for format in ("png", "jpeg", "webp"):
-        whole = np.frombuffer(_picture().encode(format), np.uint8)
+        whole = np.frombuffer(a_picture().encode(format), np.uint8)
         for _ in range(60):
             rotten = whole.copy()
             rotten[rng.integers(0, min(len(whole), 900), 8)] = rng.integers(0, 256, 8)
@@ -221,14 +274,25 @@ def test_bit_rot_never_escapes_the_tree_of_errors(tmp_path: Path) -> None:
 def test_a_file_on_the_way_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RequestError, match="is a file, not a folder"):
-        _picture().save(tmp_path / "file" / "fox.png")
+        a_picture().save(tmp_path / "file" / "fox.png")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "x" * 300 + ".png", "~nouser/fox.png"])
+def test_a_name_that_no_file_system_takes_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError) as caught:
+        a_picture().save(name)
+    assert len(caught.value.message) < 400 and caught.value.hint
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "fox.png").mkdir()
     with pytest.raises(RequestError, match="is a folder"):
-        _picture().save(tmp_path / "fox.png")
+        a_picture().save(tmp_path / "fox.png")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +339,7 @@ def test_an_interruption_while_writing_leaves_nothing(
 
 
 def test_the_same_picture_gives_the_same_bytes() -> None:
-    picture = _picture()
+    picture = a_picture()
     assert encode(picture.pil(), RECIPE, "png") == picture.encode()
 
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from petzval.errors import NumericsError
+from petzval.errors import NumericsError, RequestError
+from petzval.flow.noise import SharedNoise, initial_noise
 from petzval.flow.schedule import sigmas
 from petzval.inference.numerics import (
+    NOISE_LIMIT,
+    NoiseSource,
     check_finite,
     levels_seen,
-    noise_for,
     restore_statistics,
     to_pixels,
 )
@@ -27,14 +31,14 @@ def _image(seed: int, noise_row: int = 0) -> PlannedImage:
 
 def test_default_noise_is_the_recorded_one_alone_and_in_company() -> None:
     images = [_image(0), _image(42)]
-    drawn = noise_for(images, (3, 5), 128, PARITIES["default"], torch.bfloat16)
+    drawn = NoiseSource((3, 5), 128, PARITIES["default"], torch.bfloat16).rows(images)
     goldens = golden_tensors("noise.safetensors")
     assert torch.equal(drawn[:1], goldens["seed0_h3_w5.float32"])
     assert torch.equal(drawn[1:], goldens["seed42_h3_w5.float32"])
 
 
 def test_microsoft_noise_is_drawn_in_the_networks_dtype() -> None:
-    drawn = noise_for([_image(42)], (4, 4), 128, PARITIES["microsoft"], torch.bfloat16)
+    drawn = NoiseSource((4, 4), 128, PARITIES["microsoft"], torch.bfloat16).rows([_image(42)])
     assert torch.equal(drawn, golden_tensors("noise.safetensors")["seed42_h4_w4.bfloat16"])
 
 
@@ -42,14 +46,47 @@ def test_microsoft_rows_are_those_of_one_draw_for_the_batch() -> None:
     generator = torch.Generator("cpu").manual_seed(5)
     batch = torch.randn((4, 15, 64), generator=generator)
     images = [_image(5, row) for row in (0, 3)]
-    drawn = noise_for(images, (3, 5), 64, PARITIES["microsoft"], torch.float32)
+    drawn = NoiseSource((3, 5), 64, PARITIES["microsoft"], torch.float32).rows(images)
     assert torch.equal(drawn, batch[[0, 3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_drawn_one_by_one_are_those_drawn_at_once(dtype: torch.dtype) -> None:
+    at_once = initial_noise([9] * 5, (4, 4), 64, mode="microsoft", dtype=dtype)
+    shared = SharedNoise(9, (4, 4), 64, dtype)
+    for row in (0, 1, 4, 2, 2, 3):  # in order, with gaps, and back again
+        assert torch.equal(shared.row(row)[0], at_once[row])
+
+
+def test_a_batch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    randn = torch.randn
+
+    def counted(shape: tuple[int, ...], **options: Any) -> torch.Tensor:
+        drawn.append(shape[0])
+        return randn(shape, **options)
+
+    monkeypatch.setattr(torch, "randn", counted)
+    source = NoiseSource((4, 4), 64, PARITIES["microsoft"], torch.float32)
+    for row in range(20):
+        source.rows([_image(5, row)])
+    assert sum(drawn) == 20
+
+
+def test_a_row_behind_hours_of_others_is_refused_undrawn() -> None:
+    forged = [_image(5, 1 << 20)]
+    source = NoiseSource((16, 16), 64, PARITIES["microsoft"], torch.float32)
+    with pytest.raises(RequestError, match="noise row 1,048,576") as caught:
+        source.rows(forged)
+    assert "seed" in caught.value.hint
+    source.check([_image(5, NOISE_LIMIT // (256 * 64) - 1)])
+    NoiseSource((16, 16), 64, PARITIES["default"], torch.float32).check(forged)
 
 
 def test_comfyui_noise_has_channels_first() -> None:
     generator = torch.Generator("cpu").manual_seed(5)
     grid = torch.randn((1, 64, 3, 5), generator=generator)
-    drawn = noise_for([_image(5)], (3, 5), 64, PARITIES["comfyui"], torch.bfloat16)
+    drawn = NoiseSource((3, 5), 64, PARITIES["comfyui"], torch.bfloat16).rows([_image(5)])
     assert torch.equal(drawn[0, 7], grid[0, :, 1, 2])
 
 

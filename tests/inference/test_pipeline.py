@@ -187,13 +187,23 @@ def test_progress_hears_of_every_step(pipeline: Pipeline) -> None:
     assert [event.step for event in heard] == [1, 2, 1, 2]
 
 
+@pytest.mark.usefixtures("without_shape_hook")
 def test_a_wrong_request_is_refused_before_the_first_step(pipeline: Pipeline) -> None:
     with pytest.raises(RequestError):
         pipeline.steps(FOX, size="50x50")
     with pytest.raises(RequestError, match="batch_size"):
         pipeline.steps(FOX, batch_size=0, **SMALL)
-    with pytest.raises(RequestError, match="2 rows of noise for 1 pictures"):
-        pipeline.steps(FOX, noise=torch.zeros(2, 12, 128), **SMALL)
+    for shape in ((2, 12, 128), (1, 12, 64), (1, 11, 128), (12, 128)):
+        with pytest.raises(RequestError, match=r"expected \[1, 12, 128\]"):
+            pipeline.steps(FOX, noise=torch.zeros(shape), **SMALL)
+    with pytest.raises(RequestError, match="noise row"):
+        pipeline.steps(FOX, parity="microsoft", noise_row=1 << 20, size="256x256")
+
+
+def test_a_finished_plan_takes_no_options(pipeline: Pipeline) -> None:
+    plan = pipeline.plan(FOX, **SMALL)
+    with pytest.raises(RequestError, match="cannot take steps"):
+        pipeline.generate(plan, steps=3)
 
 
 # ── odd prompts ───────────────────────────────────────────────────────────────────────────────────

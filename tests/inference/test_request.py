@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from petzval.errors import RequestError, ResolutionError
@@ -126,6 +127,32 @@ def test_a_wrong_size_is_refused_with_a_hint(size: dict[str, Any]) -> None:
     with pytest.raises(ResolutionError) as caught:
         make_plan(GenerationRequest(prompt="a red fox", **size), DEFAULTS)
     assert caught.value.hint
+
+
+@pytest.mark.usefixtures("without_shape_hook")
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = {
+        "seed": np.int64(7), "steps": np.int32(3), "guidance": np.float32(1.5), "mu": np.float64(2),
+        "height": np.int64(64), "width": np.int64(48), "num_images": np.uint8(2),
+    }  # fmt: skip
+    request = GenerationRequest(prompt="x", parity="microsoft", **options)
+    assert request == GenerationRequest(
+        prompt="x", parity="microsoft", seed=7, steps=3, guidance=1.5, mu=2.0,
+        height=64, width=48, num_images=2,
+    )  # fmt: skip
+    plan = make_plan(request, DEFAULTS)
+    assert [(image.seed, image.noise_row) for image in plan.images] == [(7, 0), (7, 1)]
+    assert all(type(getattr(request, n)) in (int, float) for n in options)
+    listed = GenerationRequest(prompt="x", seed=[np.int64(1), 2], num_images=2)
+    assert listed.seed == (1, 2)
+
+
+@pytest.mark.usefixtures("without_shape_hook")
+@pytest.mark.parametrize("value", [np.bool_(True), np.float64("nan"), 10**400])
+def test_odd_numbers_are_refused(value: Any) -> None:
+    for name in ("guidance", "steps", "seed"):
+        with pytest.raises(RequestError, match=name):
+            GenerationRequest(**({"prompt": "x", name: value}))
 
 
 def test_a_blank_prompt_is_drawn_where_it_is_meant() -> None:

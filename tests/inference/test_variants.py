@@ -59,8 +59,16 @@ def test_a_folder_takes_its_own_card_before_its_namesakes_defaults(tmp_path: Pat
     assert locate(own).name == "mine"
 
 
+def test_a_checkpoint_keeps_its_name_wherever_it_lies(tmp_path: Path) -> None:
+    folder = _checkpoint(tmp_path / "export", {"name": "mini", "steps": 8})
+    assert locate(folder).name == "mini"
+    assert locate(str(folder)).name == "mini"
+
+
 @pytest.mark.parametrize(
-    "card", [[], {"steps": 0}, {"steps": "many"}, {"guidance": -1}, {"base": 1000}]
+    "card",
+    [[], {"steps": 0}, {"steps": "many"}, {"guidance": -1}, {"base": 1000}]
+    + [{"name": name} for name in ("", " ", 3, "a\nb", "\x1b[2J", "x" * 81)],
 )
 def test_a_damaged_card_is_refused_by_name(tmp_path: Path, card: object) -> None:
     folder = _checkpoint(tmp_path / "mine", card)

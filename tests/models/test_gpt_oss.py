@@ -117,6 +117,10 @@ def test_a_config_without_rope_entries_is_still_yarn() -> None:
         ({"num_hidden_layers": 5}, "6 layer_types for 5 layers"),
         ({"num_key_value_heads": 3}, "multiple"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"num_hidden_layers": 10**9, "layer_types": None}, "at most 1024"),
+        ({"num_attention_heads": 10**12}, "at most 4096"),
+        ({"vocab_size": 10**12}, "at most 16777216"),
+        ({"head_dim": 15}, "^text encoder: head_dim must be even"),
     ],
 )
 def test_configs_that_are_refused(change: dict[str, Any], message: str) -> None:

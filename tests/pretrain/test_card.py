@@ -33,7 +33,9 @@ def test_the_card_names_networks_runs_sources_and_what_was_held_out(
     folders = [smoke_runs / name for name in ("tokenizer", "vae", "denoiser")]
     card = model_card(SETTINGS, {"denoiser": denoiser}, folders, tmp_path)
     count = sum(parameter.numel() for parameter in denoiser.parameters())
+    assert "–" not in card
     for words in (
+        "`petzval verify` counts all numbers",
         f"| denoiser | MMDiT | {count:,} |",
         "| Good Pictures | A. Painter | CC-BY-4.0 | pictures |",
         "whole styles: Kept Apart.",
@@ -51,3 +53,10 @@ def test_the_export_carries_its_card(smoke_runs: Path) -> None:
     card = (smoke_runs / "export" / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "# smoke" in card and "smoke_language_model" in card
+
+
+def test_what_no_run_recorded_is_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "recipe.json").write_text('{"recipe": "mini_vae", "seed": 1}')
+    card = model_card(SETTINGS, {}, [tmp_path / "vae"], None)
+    assert "| mini_vae | 1 | not recorded | not recorded |" in card

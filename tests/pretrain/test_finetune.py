@@ -193,7 +193,7 @@ def test_full_fine_tuning_leaves_a_whole_checkpoint(
     assert (folder / "training" / "finetune" / "recipe.json").is_file()
     assert "--full" in (folder / "README.md").read_text()
     [image] = petzval.load(folder, device="cpu").generate("a fox", size="64x48", steps=1)
-    assert image.recipe.model == "checkpoint"
+    assert image.recipe.model == "checkpoint-finetuned"
     with pytest.raises(TrainingError, match="keys are those of a LoRA"):
         tune(golden_checkpoint, rings, tmp_path / "other", config, keys=["kohya"])
 

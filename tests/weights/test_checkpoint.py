@@ -249,6 +249,12 @@ SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("vae/config.json", {"norm_num_groups": 7}, "not a multiple of norm_num_groups"),
     ("vae/config.json", {"block_out_channels": [16, 16]}, "four block_out_channels"),
     ("vae/config.json", {"batch_norm_eps": -1.0}, "'batch_norm_eps' must be at least 0"),
+    # Networks are built from these files before any weight is looked at.
+    ("transformer/config.json", {"num_layers": 10**9}, "'num_layers' must be at most 1024"),
+    ("transformer/config.json", {"num_attention_heads": 10**12}, "heads' must be at most 1024"),
+    ("transformer/config.json", {"selected_layer_index": [0] * 2000}, "names 2,000 layers"),
+    ("vae/config.json", {"layers_per_block": 10**9}, "'layers_per_block' must be at most 64"),
+    ("vae/config.json", {"block_out_channels": [4 << 40] * 4}, "must be at most 65536"),
     ("vae/config.json", {"scaling_factor": 0.13}, "unknown setting 'scaling_factor'"),
 ]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from petzval.cli import corpus, corpus_caption, corpus_shard
-from petzval.cli.console import stage_bars, stderr
+from petzval.cli.console import print_line, stage_bars, stderr
 from petzval.errors import RequestError
 
 SETS = ("mini",)
@@ -29,15 +29,17 @@ def build(
     """
     if name not in SETS:
         raise RequestError(f"unknown data set {name[:40]!r}", f"known are {', '.join(SETS)}")
+    from petzval.cli.output import check_folder
     from petzval.data.build import build_mini
 
     folder = out or Path("build") / "data" / name
+    check_folder(folder)
     with stage_bars() as progress:
         library = build_mini(
             folder, progress=progress, num_processes=processes, num_portraits=portraits
         )
     stderr().print(f"{len(library.sprites):,} pictures", markup=False)
-    print(folder)
+    print_line(folder)
 
 
 data: Mapping[str, Callable[..., None]] = {

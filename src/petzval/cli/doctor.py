@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from petzval.cli.console import print_json
+from petzval.cli.console import print_json, print_line
 
 _PACKAGES = ("torch", "safetensors", "tokenizers", "numpy", "pillow", "typer", "rich")
 
@@ -29,10 +29,10 @@ def doctor(
         print_json(report)
         return
     for heading, lines in report.items():
-        print(heading)
+        print_line(heading)
         width = max(len(name) for name in lines)
         for name, value in lines.items():
-            print(f"  {name:<{width}}  {value}")
+            print_line(f"  {name:<{width}}  {value}")
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petzval.cli.console import plain_warnings, print_json, stage_bars, stderr
+from petzval.cli import options
+from petzval.cli.console import plain_warnings, print_json, print_line, stage_bars, stderr
 
 if TYPE_CHECKING:
     from petzval.evals.summary import Line
@@ -37,7 +38,7 @@ def evaluate(
         float | None,
         typer.Option(help="Exit with 1 if a smaller share of pictures is right.", min=0, max=1),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, mps.")] = "auto",
+    device: options.Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the shares as JSON.")] = False,
 ) -> None:
     """Measure how well a model follows held-out prompts, by skill and by language.
@@ -69,14 +70,18 @@ def evaluate(
     codes = list(dict.fromkeys(row.language for row in evaluation.rows))
     shares = {code: by_skill(select(evaluation.rows, language=code)) for code in codes}
     if json:
-        tables = {code: [_as_json(line) for line in lines] for code, lines in shares.items()}
-        print_json({"model": evaluation.model, "shares": tables})
+        _print_document(evaluation.model, shares)
     else:
         _print_tables(shares)
     right = shares[first_language(evaluation)][-1].share.mean
     if minimum is not None and right < minimum:
         stderr().print(f"{right:.1%} of the pictures are right, {minimum:.1%} are asked for")
         raise typer.Exit(1)
+
+
+def _print_document(model: str, shares: dict[str, list[Line]]) -> None:
+    tables = {code: [_as_json(line) for line in lines] for code, lines in shares.items()}
+    print_json({"model": model, "shares": tables})
 
 
 def _as_json(line: Line) -> dict[str, Any]:
@@ -93,10 +98,10 @@ def _as_json(line: Line) -> dict[str, Any]:
 
 def _print_tables(shares: dict[str, list[Line]]) -> None:
     for code, lines in shares.items():
-        print(code)
+        print_line(code)
         for line in lines:
             share = line.share
-            print(
+            print_line(
                 f"  {line.name:<12} {share.mean:6.1%}  [{share.low:6.1%}, {share.high:6.1%}]"
                 f"  chance {line.chance:6.1%}  {share.num_values} pictures"
             )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli.console import stderr
+from petzval.cli.console import print_line, stderr
 
 
 def finetune(
@@ -114,4 +114,4 @@ def finetune(
         console.print("stopped after a whole step; the same command goes on", markup=False)
         raise KeyboardInterrupt
     for file in outcome.files:
-        print(file)
+        print_line(file)

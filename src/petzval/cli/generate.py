@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -10,101 +12,59 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from petzval.cli.console import plain_warnings, print_json, printable, stderr
+from petzval.cli import options
+from petzval.cli.console import complain, plain_warnings, print_json, print_line, printable, stderr
 from petzval.errors import RequestError
 
 if TYPE_CHECKING:
+    import torch
+
     from petzval.inference.event import StepEvent
     from petzval.inference.loras import LoraChoice
     from petzval.inference.pipeline import Pipeline
     from petzval.inference.recipe import Recipe
     from petzval.inference.request import GeneratedImage, GenerationRequest
 
-DEFAULT_MODEL = "mini"
+_WORD_LIMIT = 80
+"""Characters of a recipe's word in a message."""
 
 
 def generate(
-    prompt: Annotated[
-        str | None, typer.Argument(help="What to draw; - reads prompts from stdin, one a line.")
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="File of prompts, one a line.")
-    ] = None,
-    from_: Annotated[
-        Path | None,
-        typer.Option("--from", help="Make a picture again; options given here replace its own."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Model by name (`petzval models`) or folder. [default: {DEFAULT_MODEL}]"
-        ),
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="LoRA to add, FILE or FILE:WEIGHT; give it again for several.", show_default=False
-        ),
-    ] = None,
-    aspect: Annotated[
-        str | None, typer.Option(help="Ratio width:height, from 1:2 to 2:1, such as 16:9.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT in pixels, multiples of 16.")
-    ] = None,
-    base: Annotated[
-        int | None, typer.Option(help="Family of sizes for --aspect: 1440, 1024 … 128.")
-    ] = None,
-    allow_any_size: Annotated[
-        bool, typer.Option("--allow-any-size", help="Sizes beyond 1:2, 2:1 and 1440x1440, too.")
-    ] = False,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps, 1 to 1000.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt; 1 is without.")
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="What to stay away from.")] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(help="A number, or random. Further pictures count on. [default: 0]"),
-    ] = None,
-    num: Annotated[int | None, typer.Option(help="Pictures per prompt. [default: 1]")] = None,
-    out: Annotated[str, typer.Option(help="Folder, or file with a suffix, or - for stdout.")] = ".",
-    format: Annotated[
-        str | None, typer.Option(help="png, jpeg or webp. [default: by suffix, or png]")
-    ] = None,
+    prompt: options.Prompt = None,
+    file: options.PromptFile = None,
+    from_: options.Picture = None,
+    model: options.Model = None,
+    lora: options.Loras = None,
+    aspect: options.Aspect = None,
+    size: options.Size = None,
+    base: options.Base = None,
+    allow_any_size: options.AllowAnySize = False,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    negative: options.Negative = None,
+    seed: options.Seed = None,
+    num: options.NumImages = None,
+    out: options.Out = ".",
+    format: options.Format = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a picture: file, recipe, seconds.")
     ] = False,
-    solver: Annotated[str | None, typer.Option(help="euler, or heun (second order).")] = None,
-    mu: Annotated[
-        float | None, typer.Option(help="Shift of the noise schedule. [default: by size and steps]")
-    ] = None,
-    parity: Annotated[
-        str | None, typer.Option(help="Numerics: default, microsoft or comfyui.")
-    ] = None,
-    template_date: Annotated[
-        str | None, typer.Option(help="Date in the chat template: YYYY-MM-DD or today.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Room for template and prompt. [default: 512]")
-    ] = None,
-    allow_blank: Annotated[
-        bool, typer.Option("--allow-blank", help="Accept a prompt without words.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, mps.")] = "auto",
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32 or bfloat16. [default: auto]")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=1024)
-    ] = None,
+    solver: options.Solver = None,
+    mu: options.Mu = None,
+    parity: options.ParityMode = None,
+    template_date: options.TemplateDate = None,
+    max_tokens: options.MaxTokens = None,
+    allow_blank: options.AllowBlank = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
 ) -> None:
     """Draw pictures from prompts.
 
     Prints the path of each picture. Every file holds the recipe that makes it again: `petzval show`
     prints it, `petzval generate --from` follows it.
     """
-    options = {
+    asked = {
         "aspect": aspect,
         "size": size,
         "base": base,
@@ -121,51 +81,41 @@ def generate(
         "max_tokens": max_tokens,
         "allow_blank": allow_blank or None,
     }
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in asked.items() if value is not None}
     with plain_warnings():
         recipe = _recipe(from_, prompt, file)
         request = _request(recipe, prompt, file, given)
-        _draw(
-            request,
-            recipe,
-            model=model,
-            loras=_loras(lora, recipe, from_),
-            out=out,
-            format=format,
-            json=json,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-        )
+        loras = _loras(lora, recipe, from_)
+        machine = {"device": device, "dtype": dtype, "threads": threads}
+        _draw(request, recipe, model, loras, machine, out=out, format=format, json=json)
 
 
 def _draw(
     request: GenerationRequest,
     recipe: Recipe | None,
-    *,
     model: str | None,
     loras: tuple[LoraChoice, ...],
+    machine: dict[str, Any],
+    *,
     out: str,
     format: str | None,
     json: bool,
-    device: str,
-    dtype: str | None,
-    threads: int | None,
 ) -> None:
     """Refuse what is wrong before torch is loaded, then draw and save picture by picture."""
     from petzval.cli.output import choose_output
     from petzval.inference.variants import locate
 
-    name = model or _recipe_model(recipe)
+    name = _recipe_model(recipe) if model is None else model
     request.resolution(locate(name).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
-    dtype = dtype or (recipe.dtype if recipe else "auto")
-    pipeline = _load(name, device, dtype, threads, loras)
+    pipeline = _load(name, recipe, loras, **machine)
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None)
     plan = pipeline.plan(request)
+    events = pipeline.steps(plan)
+    output.prepare()
     with _progress(len(plan.images) * plan.steps) as advance:
-        for event in pipeline.steps(plan):
+        for event in events:
             advance(event)
             for image in event.images:
                 _report(image, output.write(image), json=json)
@@ -180,10 +130,10 @@ def _recipe_model(recipe: Recipe | None) -> str:
     from petzval.inference.variants import VARIANTS
 
     if recipe is None:
-        return DEFAULT_MODEL
+        return options.DEFAULT_MODEL
     if recipe.model not in VARIANTS:
         raise RequestError(
-            f"the picture was made with {printable(recipe.model)[:80]!r}, which is no known model",
+            f"the picture was made with {recipe.model[:_WORD_LIMIT]!r}, which is no known model",
             "name its checkpoint folder with --model",
         )
     return recipe.model
@@ -203,17 +153,35 @@ def _loras(
 
 
 def _load(
-    name: str, device: str, dtype: str, threads: int | None, loras: tuple[LoraChoice, ...]
+    name: str,
+    recipe: Recipe | None,
+    loras: tuple[LoraChoice, ...],
+    *,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
 ) -> Pipeline:
-    console = stderr()
-    with console.status(f"loading {name}"):
+    """The model, in the dtype and on the number of threads of the recipe where none are given."""
+    from rich.text import Text
+
+    with stderr().status(Text(f"loading {printable(name, _WORD_LIMIT)}")):
         import torch
 
+        from petzval.inference.device import choose_device
         from petzval.inference.pipeline import Pipeline
 
+        threads = _recorded_threads(recipe, choose_device(device)) if threads is None else threads
         if threads is not None:
             torch.set_num_threads(threads)
+        dtype = dtype or (recipe.dtype if recipe else "auto")
         return Pipeline.load(name, device=device, dtype=dtype, lora=loras)
+
+
+def _recorded_threads(recipe: Recipe | None, device: torch.device) -> int | None:
+    """The recipe's number of threads, which decides the order of sums, where it can be had here."""
+    if recipe is None or recipe.threads is None or recipe.device_kind != device.type:
+        return None
+    return recipe.threads if recipe.threads <= (os.cpu_count() or 1) else None
 
 
 def _recipe(picture: Path | None, prompt: str | None, file: Path | None) -> Recipe | None:
@@ -244,8 +212,10 @@ def _request(
         given |= {"height": None, "width": None}
     if given.keys() & {"aspect", "size", "base", "steps"}:
         given.setdefault("mu", None)  # the recipe's belongs to its own size and steps
-    if "seed" in given or "num_images" in given:
-        given.setdefault("seed", recipe.seed)
+    if "seed" in given:
+        given["noise_row"] = 0  # the recipe's belongs to its own seed
+    elif "num_images" in given:
+        given["seed"] = recipe.seed
     return replace(request, **given)
 
 
@@ -254,7 +224,7 @@ def _seed(text: str | None) -> int | None:
         return None
     if text.strip().lower() == "random":
         return secrets.randbelow(2**31)
-    if not text.strip().lstrip("+-").isdecimal() or len(text) > 40:
+    if not re.fullmatch(r"\s*[+-]?\d+\s*", text) or len(text) > 40:
         raise RequestError(f"cannot read the seed {text[:40]!r}", "give a whole number, or random")
     return int(text)
 
@@ -265,27 +235,34 @@ def _compare(recipe: Recipe, pipeline: Pipeline, *, chosen: bool) -> None:
     Raises:
         RequestError: other weights, and the user did not name them.
     """
-    console = stderr()
+    import torch
+
     if recipe.checkpoint != pipeline.identity:
+        model = recipe.model[:_WORD_LIMIT]
         what = (
-            f"the picture was made with {recipe.model} ({recipe.checkpoint[:12]}), "
+            f"the picture was made with {model} ({recipe.checkpoint[:12]}), "
             f"here is {pipeline.name} ({pipeline.identity[:12]})"
         )
         if not chosen:
-            raise RequestError(what, f"to draw with these weights, add --model {recipe.model}")
-        console.print(f"warning: {what}; expect another picture", markup=False)
+            raise RequestError(what, f"to draw with these weights, add --model {model}")
+        complain("warning", f"{what}; expect another picture")
     used, recorded = (
         [(lora.sha256, lora.weight) for lora in loras] for loras in (pipeline.loras, recipe.loras)
     )
     if used != recorded:
-        console.print(
-            "warning: the picture was made with other LoRAs; expect another picture", markup=False
-        )
-    if recipe.device.split()[0] != pipeline.device.type:
-        console.print(
-            f"warning: made on {recipe.device}, drawn on {pipeline.device.type}; "
+        complain("warning", "the picture was made with other LoRAs; expect another picture")
+    made_on, threads = recipe.device[:_WORD_LIMIT], torch.get_num_threads()
+    if recipe.device_kind != pipeline.device.type:
+        complain(
+            "warning",
+            f"made on {made_on}, drawn on {pipeline.device.type}; "
             "expect the same picture up to rounding",
-            markup=False,
+        )
+    elif recipe.threads not in (None, threads):
+        complain(
+            "warning",
+            f"made on {recipe.threads} threads, drawn on {threads}; "
+            "expect the same picture up to rounding",
         )
 
 
@@ -317,4 +294,4 @@ def _report(image: GeneratedImage, path: Path | None, *, json: bool) -> None:
         seconds = {stage: round(time, 3) for stage, time in image.seconds.items()}
         print_json({"file": str(path), "recipe": to_mapping(image.recipe), "seconds": seconds})
     else:
-        print(path, flush=True)
+        print_line(path)

@@ -16,6 +16,7 @@ from typing import Annotated, ParamSpec, TypeVar
 import typer
 
 import petzval
+from petzval.cli.console import PipeClosedError, complain, print_line
 from petzval.errors import PetzvalError
 
 P = ParamSpec("P")
@@ -34,11 +35,12 @@ COMMANDS: Mapping[str, str] = {
 }
 """Name -> summary. The command is the function of that name in `petzval.cli.<name>`."""
 
-EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
 EXIT_CODES = (
     f"Exit codes: {EXIT_OK} done, {EXIT_FAILED} a verification or an evaluation failed, "
     f"{EXIT_USER_ERROR} the request was wrong (a hint says what to try), "
-    f"{EXIT_INTERRUPTED} interrupted. Results go to stdout, everything else to stderr."
+    f"{EXIT_INTERRUPTED} interrupted, {EXIT_PIPE_CLOSED} nobody reads stdout any more. "
+    "Results go to stdout, everything else to stderr."
 )
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -103,10 +105,12 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except PetzvalError as error:
-            print(f"error: {error.message}", file=sys.stderr)
+            complain("error", error.message)
             if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)
+                complain("hint", error.hint)
             raise typer.Exit(EXIT_USER_ERROR) from None
+        except PipeClosedError:
+            raise typer.Exit(EXIT_PIPE_CLOSED) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -116,7 +120,7 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(petzval.__version__)
+        print_line(petzval.__version__)
         raise typer.Exit
 
 

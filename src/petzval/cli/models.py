@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli.console import print_json, stdout
+from petzval.cli.console import print_json, print_table
 
 
 def models(
@@ -43,8 +43,12 @@ def models(
 
     table = Table("model", "what", "steps", "guidance", "size", "needs", "where", box=None)
     for row in rows:
-        disk = f"{int(row['disk_bytes'] or 0) / 1e9:.2g} GB on disk"
+        disk = f"{_size(int(row['disk_bytes'] or 0))} on disk"
         where = row["folder"] or "not here; name its folder, or set PETZVAL_MODELS"
         cells = (row["name"], row["title"], row["steps"], row["guidance"], row["base"])
         table.add_row(*(str(cell) for cell in cells), f"{disk}, {row['memory']}", str(where))
-    stdout().print(table)
+    print_table(table)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2g} MB"

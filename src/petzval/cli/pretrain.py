@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli.console import stderr
+from petzval.cli.console import print_line, stderr
 from petzval.errors import RequestError
 
 
@@ -52,6 +52,7 @@ def pretrain(
     The log goes to stderr and into the run's folder, whose path is printed at the end.
     """
     part = _shards(shards)
+    from petzval.cli.output import check_folder
     from petzval.inference.device import choose_device
     from petzval.pretrain.run import run
     from petzval.training.ranks import launched_first
@@ -59,6 +60,7 @@ def pretrain(
     console = stderr()
     # mini_denoiser looks for what it needs in the folders vae and language_model beside its own.
     folder = out or Path("build") / "runs" / recipe.partition("_")[2]
+    check_folder(folder)
     run(
         recipe,
         data_folder=data,
@@ -74,7 +76,7 @@ def pretrain(
         report=lambda line: console.print(line, markup=False),
     )
     if launched_first():
-        print(folder)
+        print_line(folder)
 
 
 def _shards(text: str | None) -> tuple[int, int] | None:

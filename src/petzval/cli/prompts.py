@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from petzval.errors import RequestError
 
@@ -20,8 +21,12 @@ def collect(argument: str | None, file: Path | None) -> list[str]:
         raise RequestError("a prompt and a file of prompts are both given", "give one of them")
     if file is not None:
         return _lines(_read(file), str(file))
-    if argument == "-" or (argument is None and not sys.stdin.isatty()):
-        return _lines(sys.stdin.buffer.read(LIMIT_BYTES + 1), "stdin")
+    # A process may be started without a stdin at all.
+    stdin: TextIO | None = sys.stdin
+    if argument == "-" and stdin is None:
+        raise RequestError("stdin is closed, so no prompt can be read from it", "give a prompt")
+    if stdin is not None and (argument == "-" or (argument is None and not stdin.isatty())):
+        return _lines(stdin.buffer.read(LIMIT_BYTES + 1), "stdin")
     if argument is None:
         raise RequestError(
             "no prompt", 'say what to draw: petzval generate "a red fox"; or --file, or --from'

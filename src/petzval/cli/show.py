@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petzval.cli.console import print_json, printable
+from petzval.cli.console import print_json, print_line, printable
 
 
 def show(
@@ -28,4 +28,4 @@ def show(
     )
     width = max(len(name) for name in recipe)
     for name, value in recipe.items():
-        print(f"{name:<{width}}  {printable(str(value))}")
+        print_line(f"{name:<{width}}  {printable('' if value is None else str(value))}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petzval.cli.console import print_json, printable
+from petzval.cli.console import print_json, print_line, printable
 
 if TYPE_CHECKING:
     from petzval.inference.goldens.case import CaseResult
@@ -34,12 +34,15 @@ def verify(
     With --goldens, also run every recorded case and print its error and limit. Exits with 1 when
     anything is wrong or over its limit.
     """
+    from dataclasses import replace
+
     from petzval.config import to_mapping
     from petzval.inference.variants import VARIANTS, locate
     from petzval.weights.verify import verify_checkpoint
 
     folder = locate(checkpoint).folder if checkpoint.lower() in VARIANTS else Path(checkpoint)
     report = verify_checkpoint(folder, hashes=hashes, values=values)
+    report = replace(report, problems=(*report.problems, *_faults_of_texts(folder)))
     if not json:
         _print_report(report)
     cases = [] if goldens is None else list(_run(goldens, folder, quiet=json))
@@ -56,6 +59,26 @@ def verify(
         raise typer.Exit(1)
 
 
+def _faults_of_texts(folder: Path) -> list[str]:
+    """What is wrong with the tokenizer and the card, which only a picture would read."""
+    from petzval.conditioning.tokenizer import PromptTokenizer
+    from petzval.errors import PetzvalError
+    from petzval.inference.variants import locate
+    from petzval.weights.published import TOKENIZER
+
+    faults: list[str] = []
+    # An absent tokenizer is among the problems of the folder.
+    checks: list[Callable[[], object]] = [lambda: locate(folder)]
+    if (folder / TOKENIZER / "tokenizer.json").is_file():
+        checks.append(lambda: PromptTokenizer(folder / TOKENIZER))
+    for check in checks:
+        try:
+            check()
+        except PetzvalError as error:
+            faults.append(error.message)
+    return faults
+
+
 def _run(goldens: Path, checkpoint: Path, *, quiet: bool) -> Iterator[CaseResult]:
     """Every recorded case, printed as soon as it is known."""
     from collections import Counter
@@ -68,24 +91,24 @@ def _run(goldens: Path, checkpoint: Path, *, quiet: bool) -> Iterator[CaseResult
         if not quiet:
             numbers = f"{case.error:9.2e} of {case.limit:7.1e}" if not case.skipped else " " * 20
             line = f"{case.status:<9} {numbers}  {case.name}  {case.detail}"
-            print(printable(line).rstrip(), flush=True)
+            print_line(printable(line).rstrip())
         yield case
     if not quiet:
-        print(", ".join(f"{count} {status}" for status, count in counts.items()))
+        print_line(", ".join(f"{count} {status}" for status, count in counts.items()))
 
 
 def _print_report(report: VerifyReport) -> None:
-    print(report.folder)
+    print_line(printable(str(report.folder)))
     for part in report.components:
         dtypes = ", ".join(f"{count} {name}" for name, count in part.dtypes)
-        print(
+        print_line(
             f"  {part.name}: {part.num_tensors:,} tensors ({dtypes}), "
-            f"{part.num_parameters:,} parameters, {part.num_bytes:,} bytes"
+            f"{part.num_parameters:,} numbers, {part.num_bytes:,} bytes"
         )
         for file in part.files:
-            print(f"    {file.sha256 or '-'}  {file.num_bytes:,}  {printable(file.name)}")
+            print_line(f"    {file.sha256 or '-'}  {file.num_bytes:,}  {printable(file.name)}")
         for problem in part.problems:
-            print(f"    WRONG  {printable(problem)}")
+            print_line(f"    WRONG  {printable(problem)}")
     for problem in report.problems:
-        print(f"  WRONG  {printable(problem)}")
-    print("passed" if report.passed else "FAILED")
+        print_line(f"  WRONG  {printable(problem)}")
+    print_line("passed" if report.passed else "FAILED")

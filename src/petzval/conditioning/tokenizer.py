@@ -86,7 +86,11 @@ class PromptTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def special_id(self, marker: str) -> int:
-        """The id of a marker such as `<|endoftext|>`."""
+        """The id of a marker such as `<|endoftext|>`.
+
+        Raises:
+            CheckpointError: the vocabulary has no such marker.
+        """
         identifier = self._tokenizer.token_to_id(marker)
         if identifier is None:
             raise CheckpointError(f"{self._path} has no token {marker}", _HINT)

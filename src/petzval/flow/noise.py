@@ -49,3 +49,32 @@ def _one(seed: int, height: int, width: int, channels: int, mode: NoiseMode) -> 
         grid = torch.randn((1, channels, height, width), generator=generator)
         return grid.flatten(2).transpose(1, 2)
     return torch.randn((1, height * width, channels), generator=generator)
+
+
+class SharedNoise:
+    """The rows of `microsoft` mode's one draw for a batch, each drawn when it is asked for.
+
+    The generator goes on from row to row, so that memory is that of one row, and a batch that is
+    asked for in order is drawn once. Row k is the same as in `initial_noise` where a row's numbers
+    are a multiple of 16, as those of every published size are: torch fills noise by sixteens.
+    """
+
+    def __init__(self, seed: int, grid: tuple[int, int], channels: int, dtype: torch.dtype) -> None:
+        self._seed = seed
+        self._shape = (1, grid[0] * grid[1], channels)
+        self._dtype = dtype
+        self._begin()
+
+    def row(self, index: int) -> LatentTokens:
+        """Row `index` [1, h w, channels], float32 on the CPU; going back draws from the start."""
+        if index < self._next:
+            self._begin()
+        while True:
+            drawn = torch.randn(self._shape, generator=self._generator, dtype=self._dtype)
+            self._next += 1
+            if self._next > index:
+                return drawn.float()
+
+    def _begin(self) -> None:
+        self._generator = torch.Generator("cpu").manual_seed(self._seed)
+        self._next = 0

@@ -10,16 +10,26 @@ def _column(sigma: Tensor, like: Tensor) -> Tensor:
 
 
 def interpolate(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x_sigma = (1 - sigma) data + sigma noise; sigma is [batch]."""
+    """x_sigma = (1 - sigma) data + sigma noise.
+
+    Args:
+        data, noise: [batch, ...], of one shape.
+        sigma: [batch] in [0, 1].
+    """
     sigma = _column(sigma, data)
     return (1 - sigma) * data + sigma * noise
 
 
 def velocity(data: Tensor, noise: Tensor) -> Tensor:
-    """d x / d sigma = noise - data: the network's target at every sigma."""
+    """d x / d sigma = noise - data [batch, ...]: the network's target at every sigma."""
     return noise - data
 
 
 def predict_data(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """The data that a velocity at x_sigma points to: x - sigma v."""
+    """The data that a velocity at x_sigma points to: x - sigma v.
+
+    Args:
+        x, velocity: [batch, ...], of one shape.
+        sigma: [batch] in [0, 1], the noise level of x.
+    """
     return x - _column(sigma, x) * velocity

@@ -71,6 +71,9 @@ def sample(
         solver: `euler`; or `heun`, second order with two network calls a step (one in the last,
             where the slope at sigma 0 is not defined).
         state_dtype: float32 keeps the state exact; Lens itself rounds it to the network's dtype.
+
+    Raises:
+        ValueError: the solver is unknown.
     """
     if solver not in get_args(Solver):
         raise ValueError(f"solver must be 'euler' or 'heun', got {solver!r}")

@@ -56,6 +56,9 @@ def sigmas(num_steps: int, mu: float) -> Tensor:
 
     The shift is e^mu / (e^mu + 1/u - 1). In numpy's float32, whose division rounds once where
     torch's (scalar by tensor) rounds twice: bit-equal to the scheduler Lens was published with.
+
+    Raises:
+        ValueError: fewer than one step.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")

@@ -10,14 +10,17 @@ import errno
 import io
 import os
 import secrets
+import stat
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from petzval.errors import RequestError
+from petzval.inference.paths import mode
 from petzval.inference.recipe import RECIPE_LIMIT_BYTES, Recipe, recipe_from_json
 
 PNG_KEYWORD = "petzval"
@@ -32,6 +35,14 @@ FORMATS: Mapping[str, str] = {
 QUALITY = 95
 """Of JPEG; WebP is written without loss."""
 
+FILE_LIMIT_BYTES = 256 << 20
+"""Far above the largest picture that can be asked for, 4096 x 4096; more is not read."""
+
+CHUNK_LIMIT_BYTES = 4 << 20
+"""Of what a PNG says beside its pixels; the decoder would hold several copies of it."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HINT = "only pictures made by petzval do, and only until another program rewrites them"
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
 _ASCII_COMMENT = b"ASCII\0\0\0"
@@ -84,14 +95,18 @@ def read_recipe(path: str | Path) -> Recipe:
     """The recipe inside a picture; its pixels are not decoded.
 
     Raises:
-        RequestError: not a picture that can be read, or one without a recipe.
+        RequestError: not a picture that can be read, larger than any of ours, or without a recipe.
         ConfigError: the recipe is damaged or forged.
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
+        with path.open("rb") as file, warnings.catch_warnings():
+            _refuse_large(path, file)
             warnings.simplefilter("ignore")  # only the header is read, however large it says
-            text = _recipe_text(picture)
+            with Image.open(file) as picture:
+                text = _recipe_text(picture)
+    except RequestError:
+        raise
     except FileNotFoundError:
         raise RequestError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -100,15 +115,16 @@ def read_recipe(path: str | Path) -> Recipe:
         raise RequestError(
             f"{path} is not a picture", "recipes are in PNG, JPEG and WebP files"
         ) from None
+    except Image.DecompressionBombError:
+        raise RequestError(
+            f"{path} holds no recipe: it is larger than any picture that petzval makes", _HINT
+        ) from None
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a hostile file can make a decoder raise nearly anything
         raise RequestError(f"{path} is damaged: {str(error)[:200]}") from error
     if text is None:
-        raise RequestError(
-            f"{path} holds no recipe",
-            "only pictures made by petzval do, and only until another program rewrites them",
-        )
+        raise RequestError(f"{path} holds no recipe", _HINT)
     return recipe_from_json(text, where=str(path))
 
 
@@ -120,10 +136,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         RequestError: the folder or the file cannot be written; nothing is left behind.
     """
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder", "name a file in it")
+    if "\0" in str(path):
+        raise RequestError(f"the path {str(path)[:200]!r} holds a zero byte", "no file is named so")
     temporary = path.parent / f".petzval-{secrets.token_hex(8)}.part"
     try:
+        if stat.S_ISDIR(mode(path) or 0):
+            raise RequestError(f"{path} is a folder", "name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -153,6 +171,11 @@ def output_error(path: Path, error: OSError) -> RequestError:
             f"{path} cannot be made: a part of the path is a file, not a folder",
             "choose another place with --out",
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return RequestError(
+            f"{str(path)[:80]}… cannot be written: the name has {len(path.name):,} characters",
+            "choose a shorter one",
+        )
     return RequestError(f"{path} cannot be written: {error.strerror or error}")
 
 
@@ -162,6 +185,28 @@ def _exif(recipe: Recipe) -> bytes:
         ascii_only=True
     ).encode("ascii")
     return exif.tobytes()
+
+
+def _refuse_large(path: Path, file: BinaryIO) -> None:
+    """Refuse what no picture of ours has, before a decoder reads it; then go back to the start."""
+    size = os.fstat(file.fileno()).st_size
+    if size > FILE_LIMIT_BYTES:
+        raise RequestError(
+            f"{path} has {size:,} bytes; at most {FILE_LIMIT_BYTES:,} are read for a recipe", _HINT
+        )
+    if file.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE:
+        while len(header := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", header)
+            if name == b"IDAT":
+                break
+            if length > CHUNK_LIMIT_BYTES:
+                raise RequestError(
+                    f"{path}: a part before the pixels has {length:,} bytes; at most "
+                    f"{CHUNK_LIMIT_BYTES:,} are read",
+                    _HINT,
+                )
+            file.seek(length + 4, os.SEEK_CUR)
+    file.seek(0)
 
 
 def _recipe_text(picture: Image.Image) -> str | None:

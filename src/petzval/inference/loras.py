@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from petzval.errors import RequestError
+from petzval.inference.paths import user_path
 from petzval.inference.recipe import MAX_LORA_WEIGHT, Recipe, UsedLora
 
 LORAS_VARIABLE = "PETZVAL_LORAS"
@@ -119,7 +120,7 @@ def _find(used: UsedLora, picture: Path) -> LoraChoice:
             f"give the right file with --lora FILE:{used.weight:g}",
         )
     raise RequestError(
-        f"the picture was made with the LoRA {used.file!r} (sha256 {used.sha256[:12]}), "
+        f"the picture was made with the LoRA {used.file[:80]!r} (sha256 {used.sha256[:12]}), "
         "which is not here",
         f"put it beside the picture or into ${LORAS_VARIABLE}, or give --lora FILE:{used.weight:g}",
     )
@@ -130,7 +131,7 @@ def _places(picture: Path) -> Iterator[Path]:
     yield Path()
     folder = os.environ.get(LORAS_VARIABLE)
     if folder:
-        yield Path(folder).expanduser()
+        yield user_path(folder)
 
 
 def _choice(each: LoraAsked | LoraChoice) -> LoraChoice:

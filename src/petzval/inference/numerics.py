@@ -12,36 +12,72 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from petzval.errors import NumericsError
-from petzval.flow.noise import initial_noise
+from petzval.errors import NumericsError, RequestError
+from petzval.flow.noise import SharedNoise, initial_noise
 from petzval.inference.parity import Parity
 from petzval.inference.plan import PlannedImage
 from petzval.models.latents import denormalise
 from petzval.models.vae import TokenStatistics
 from petzval.shapes import Images, LatentTokens
 
+NOISE_LIMIT = 1 << 32
+"""Numbers that one seed may draw for the pictures that share it; half a minute of one core."""
 
-def noise_for(
-    images: Sequence[PlannedImage],
-    grid: tuple[int, int],
-    channels: int,
-    parity: Parity,
-    dtype: torch.dtype,
-) -> LatentTokens:
-    """Each picture's own noise, float32 on the CPU; the same whatever else is in the batch.
 
-    A picture that takes row k of a shared draw draws the k + 1 first rows: rows do not depend on
-    those behind them, since their size is a multiple of 16 numbers.
+class NoiseSource:
+    """Each picture's own noise; the same whatever else is in the batch.
+
+    Args:
+        grid: (height, width) in tokens.
+        channels: of a token.
+        parity: whose noise.
+        dtype: the network's; only microsoft mode draws in it.
     """
-    rows: list[Tensor] = []
-    for image in images:
-        if parity.batch_noise:
-            seeds = [image.seed] * (image.noise_row + 1)
-            drawn = initial_noise(seeds, grid, channels, mode=parity.name, dtype=dtype)
-        else:
-            drawn = initial_noise([image.seed], grid, channels, mode=parity.name)
-        rows.append(drawn[-1:])
-    return torch.cat(rows)
+
+    def __init__(
+        self, grid: tuple[int, int], channels: int, parity: Parity, dtype: torch.dtype
+    ) -> None:
+        self._grid = grid
+        self._channels = channels
+        self._parity = parity
+        self._dtype = dtype
+        self._shared: dict[int, SharedNoise] = {}
+
+    def rows(self, images: Sequence[PlannedImage]) -> LatentTokens:
+        """One row a picture, float32 on the CPU.
+
+        Raises:
+            RequestError: as `check`.
+        """
+        self.check(images)
+        return torch.cat([self._row(image) for image in images])
+
+    def check(self, images: Sequence[PlannedImage]) -> None:
+        """Refuse what a forged recipe could ask for: a row behind hours of others.
+
+        Raises:
+            RequestError: a picture's row lies behind more than `NOISE_LIMIT` numbers.
+        """
+        if not self._parity.batch_noise:
+            return
+        height, width = self._grid
+        last = max(image.noise_row for image in images)
+        if (last + 1) * height * width * self._channels > NOISE_LIMIT:
+            most = NOISE_LIMIT // (height * width * self._channels)
+            raise RequestError(
+                f"noise row {last:,} of one seed lies beyond what is drawn for a picture: at this "
+                f"size the limit is {most:,} rows",
+                "ask for fewer pictures at once, or give each its own seed",
+            )
+
+    def _row(self, image: PlannedImage) -> LatentTokens:
+        if not self._parity.batch_noise:
+            return initial_noise([image.seed], self._grid, self._channels, mode=self._parity.name)
+        if image.seed not in self._shared:
+            self._shared[image.seed] = SharedNoise(
+                image.seed, self._grid, self._channels, self._dtype
+            )
+        return self._shared[image.seed].row(image.noise_row)
 
 
 def levels_seen(sigmas: Float[Tensor, " calls"], parity: Parity, dtype: torch.dtype) -> Tensor:

@@ -29,6 +29,7 @@ from petzval.inference.denoise import branch, guided
 from petzval.inference.device import choose_device, choose_dtype, device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
+from petzval.inference.numerics import NoiseSource
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
@@ -176,17 +177,30 @@ class Pipeline:
         """The same, step by step; stop iterating to stop the work. See `generate`.
 
         Args:
-            noise: one row a picture in place of the seeds' own; recipes do not remember it.
+            noise: [pictures, tokens, channels] in place of the seeds' own; recipes do not remember
+                it.
+
+        Raises:
+            RequestError: the request cannot be served, or the noise is of another shape; raised at
+                the call, before the first step.
+            NumericsError: while iterating: a number stopped being finite.
         """
         plan = self.plan(request, **options)
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, got {batch_size}")
-        if noise is not None and noise.shape[0] != len(plan.images):
-            raise RequestError(f"{noise.shape[0]} rows of noise for {len(plan.images)} pictures")
-        return self._run(plan, batch_size, noise)
+        height, width = plan.resolution.grid
+        expected = (len(plan.images), height * width, self.denoiser.config.in_channels)
+        if noise is not None and tuple(noise.shape) != expected:
+            raise RequestError(
+                f"noise of shape {list(noise.shape)}, expected {list(expected)}: "
+                "pictures, tokens, channels"
+            )
+        source = NoiseSource((height, width), expected[2], plan.parity, self.dtype)
+        source.check(plan.images)
+        return self._run(plan, batch_size, source if noise is None else noise)
 
     def _run(
-        self, plan: GenerationPlan, batch_size: int, given: LatentTokens | None
+        self, plan: GenerationPlan, batch_size: int, noise: NoiseSource | LatentTokens
     ) -> Iterator[StepEvent]:
         levels, modulations = self._schedule(plan)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
@@ -194,8 +208,8 @@ class Pipeline:
             clock = StageClock()
             denoise = self._denoise(plan, images, modulations)
             clock.lap("encode")
-            noise = self._noise(plan, images, given)
-            for step in sample(denoise, noise, levels, plan.solver, state_dtype=state_dtype):
+            tokens = _noise(images, noise).to(self.device)
+            for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
                 _check(step, images, self.dtype)
                 clock.lap("denoise")
                 finished: tuple[GeneratedImage, ...] = ()
@@ -207,8 +221,17 @@ class Pipeline:
                 clock.resume()
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
-        """What would be done for a request, without doing it; see `make_plan`."""
+        """What would be done for a request, without doing it; see `make_plan`.
+
+        Raises:
+            RequestError: the request cannot be served; or options on top of a finished plan.
+        """
         if isinstance(request, GenerationPlan):
+            if options:
+                raise RequestError(
+                    f"a plan is decided, and cannot take {', '.join(options)} any more",
+                    "give the options with the request that the plan is made from",
+                )
             return request
         if isinstance(request, GenerationRequest):
             return make_plan(replace(request, **options), self.defaults)
@@ -222,6 +245,9 @@ class Pipeline:
 
         Returns:
             Bytes freed on the device.
+
+        Raises:
+            RequestError: the request cannot be served.
         """
         self._schedule(self.plan(request, **options))
         self._dropped = True
@@ -299,15 +325,6 @@ class Pipeline:
             max_tokens=plan.max_tokens,
         )
 
-    def _noise(
-        self, plan: GenerationPlan, images: Sequence[PlannedImage], given: Tensor | None
-    ) -> LatentTokens:
-        if given is not None:
-            return given[[image.index for image in images]].to(self.device)
-        channels = self.denoiser.config.in_channels
-        drawn = numerics.noise_for(images, plan.resolution.grid, channels, plan.parity, self.dtype)
-        return drawn.to(self.device)
-
     def _pixels(self, tokens: Tensor, plan: GenerationPlan) -> Pixels:
         decoded = self.decode(tokens, plan)
         numerics.check_finite(decoded, "decoded picture", self.dtype)
@@ -336,16 +353,25 @@ class Pipeline:
         pixels: Pixels,
         seconds: Mapping[str, float],
     ) -> tuple[GeneratedImage, ...]:
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        made_by = replace(self._made_by, threads=threads)
         share = {stage: time / len(images) for stage, time in seconds.items()}
         return tuple(
             GeneratedImage(
                 pixels=pixels[row],
-                recipe=plan.recipe(image, self._made_by),
+                recipe=plan.recipe(image, made_by),
                 seconds=share,
                 index=image.index,
             )
             for row, image in enumerate(images)
         )
+
+
+def _noise(images: Sequence[PlannedImage], noise: NoiseSource | Tensor) -> Tensor:
+    """The rows of some pictures, drawn or given."""
+    if isinstance(noise, Tensor):
+        return noise[[image.index for image in images]]
+    return noise.rows(images)
 
 
 def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
@@ -362,5 +388,9 @@ def load(
     dtype: str = "auto",
     lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
 ) -> Pipeline:
-    """Load a model by name or path: see `Pipeline.load`."""
+    """Load a model by name or path: see `Pipeline.load`.
+
+    Raises:
+        RequestError, CheckpointError: as `Pipeline.load`.
+    """
     return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora)

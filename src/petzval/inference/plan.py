@@ -88,6 +88,7 @@ class GenerationPlan:
             dtype=made_by.dtype,
             device=made_by.device,
             torch=made_by.torch,
+            threads=made_by.threads,
         )
 
 
@@ -101,6 +102,7 @@ class MadeBy:
     dtype: str
     device: str
     torch: str
+    threads: int | None = None
     loras: tuple[UsedLora, ...] = ()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from petzval.config import from_mapping, parse_json, setting, to_mapping
-from petzval.errors import RequestError
+from petzval.errors import ConfigError, RequestError
 from petzval.inference.parity import Markers, ParityName, Truncate
 from petzval.resolution import MAX_TOKENS_ANY_SIZE, PIXELS_PER_TOKEN
 
@@ -24,6 +24,7 @@ MAX_SEED = 2**63 - 1
 MIN_MU, MAX_MU = -5.0, 10.0
 MAX_NOISE_ROW = 1 << 20
 MAX_LORA_WEIGHT = 100.0
+MAX_THREADS = 1024
 _LONGEST_SIDE = MAX_TOKENS_ANY_SIZE * PIXELS_PER_TOKEN
 
 
@@ -55,6 +56,8 @@ class Recipe:
         loras: added to the checkpoint's weights, in this order.
         dtype: of the networks' weights.
         device: "cpu", or the kind and name of the accelerator.
+        threads: that drew on a CPU: their number decides in which order is summed. None on
+            accelerators, and in recipes older than the field.
     """
 
     format: int = RECIPE_FORMAT
@@ -81,6 +84,12 @@ class Recipe:
     dtype: str
     device: str
     torch: str
+    threads: int | None = setting(None, minimum=1, maximum=MAX_THREADS)
+
+    @property
+    def device_kind(self) -> str:
+        """The device without its product name: "cpu", "cuda", "mps"."""
+        return self.device.partition(" ")[0]
 
     def to_json(self, *, ascii_only: bool = False) -> str:
         """One line of JSON.
@@ -105,16 +114,20 @@ def recipe_from_json(text: str, *, where: str) -> Recipe:
 
     Raises:
         ConfigError: not JSON, or a field is unknown, missing, of the wrong kind or out of range.
-        RequestError: too long, or written by a newer version.
+        RequestError: too long, or of another format.
     """
     if len(text) > RECIPE_LIMIT_BYTES:
         raise RequestError(f"{where}: the recipe is longer than {RECIPE_LIMIT_BYTES:,} bytes")
     mapping: Any = parse_json(text, where=f"{where}: recipe")
     if isinstance(mapping, Mapping):
         written = cast("Mapping[str, Any]", mapping).get("format")
-        if isinstance(written, int) and written > RECIPE_FORMAT:
+        if isinstance(written, int) and written != RECIPE_FORMAT:
             raise RequestError(
-                f"{where}: the recipe has format {written}, this version reads {RECIPE_FORMAT}",
-                "install a newer petzval",
+                f"{where}: the recipe has format {str(written)[:40]}, "
+                f"this version reads {RECIPE_FORMAT}",
+                "install a newer petzval" if written > RECIPE_FORMAT else "no petzval wrote it",
             )
-    return from_mapping(Recipe, mapping, where=f"{where}: recipe")
+    recipe = from_mapping(Recipe, mapping, where=f"{where}: recipe")
+    if not recipe.device_kind:
+        raise ConfigError(f"{where}: recipe: setting 'device' names no device")
+    return recipe

@@ -6,9 +6,9 @@ in this file needs torch, so that a wrong request is answered before torch is lo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, LARGEST_MAX_TOKEN
 from petzval.errors import RequestError
 from petzval.inference import image
 from petzval.inference.parity import PARITIES, Markers, Truncate
+from petzval.inference.paths import user_path
 from petzval.inference.recipe import (
     MAX_GUIDANCE,
     MAX_MU,
@@ -41,6 +42,14 @@ MAX_PROMPT_CHARACTERS = 131_072
 """Far beyond what any checkpoint reads (about 2,000 characters); more is taken for a mistake."""
 
 SOLVERS = ("euler", "heun")
+
+_WHOLE_NUMBERS = (
+    ("steps", 1, MAX_STEPS),
+    ("num_images", 1, MAX_IMAGES),
+    ("max_tokens", 1, LARGEST_MAX_TOKENS),
+    ("noise_row", 0, MAX_NOISE_ROW),
+)
+_REAL_NUMBERS = (("guidance", 0.0, MAX_GUIDANCE), ("mu", MIN_MU, MAX_MU))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,15 +102,17 @@ class GenerationRequest:
     noise_row: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps is not None:
-            _whole("steps", self.steps, 1, MAX_STEPS)
-        if self.guidance is not None:
-            _real("guidance", self.guidance, 0.0, MAX_GUIDANCE)
-        if self.mu is not None:
-            _real("mu", self.mu, MIN_MU, MAX_MU)
-        _whole("num_images", self.num_images, 1, MAX_IMAGES)
-        _whole("max_tokens", self.max_tokens, 1, LARGEST_MAX_TOKENS)
-        _whole("noise_row", self.noise_row, 0, MAX_NOISE_ROW)
+        # Numbers of other libraries, such as NumPy's, are taken as Python's own from here on.
+        for name, least, most in _WHOLE_NUMBERS:
+            if getattr(self, name) is not None:
+                self._set(name, _whole(name, getattr(self, name), least, most))
+        for name, least, most in _REAL_NUMBERS:
+            if getattr(self, name) is not None:
+                self._set(name, _real(name, getattr(self, name), least, most))
+        for name in ("height", "width", "base"):  # their ranges are `resolution`'s
+            value = getattr(self, name)
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                self._set(name, int(value))
         _choice("solver", self.solver, SOLVERS)
         _choice("parity", self.parity, tuple(PARITIES))
         _choice("truncate", self.truncate, ("keep_tail", "reference"))
@@ -119,11 +130,19 @@ class GenerationRequest:
                 f"{len(negatives)} negative prompts for {len(prompts)} prompts",
                 "give one for all, or one for each",
             )
-        _seeds(self.seed, self.num_images)
+        seeds = _seeds(self.seed, self.num_images)
+        self._set("seed", seeds[0] if isinstance(self.seed, Integral) else seeds)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """All prompts, each a text that UTF-8 can hold."""
+        """All prompts, each a text that UTF-8 can hold.
+
+        Raises:
+            RequestError: none or too many, or one is no text or too long.
+        """
         prompts = _texts("prompt", self.prompt)
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise RequestError(f"expected 1 to {MAX_PROMPTS:,} prompts, got {len(prompts):,}")
@@ -131,12 +150,20 @@ class GenerationRequest:
 
     @property
     def negative_prompts(self) -> tuple[str, ...]:
-        """One for all prompts, or one for each."""
+        """One for all prompts, or one for each.
+
+        Raises:
+            RequestError: one is no text or too long.
+        """
         return _texts("negative_prompt", self.negative_prompt)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of each prompt's pictures."""
+        """The seeds of each prompt's pictures.
+
+        Raises:
+            RequestError: no whole numbers in range, or not as many as pictures.
+        """
         return _seeds(self.seed, self.num_images)
 
     def resolution(self, defaults: Defaults) -> Resolution:
@@ -185,16 +212,23 @@ class GeneratedImage:
         return Image.fromarray(self.pixels)
 
     def encode(self, format: str = "png") -> bytes:
-        """The bytes of a file in "png", "jpeg" or "webp", recipe inside."""
+        """The bytes of a file in "png", "jpeg" or "webp", recipe inside.
+
+        Raises:
+            RequestError: unknown format, or the recipe does not fit into it.
+        """
         return image.encode(self.pil(), self.recipe, format)
 
     def save(self, path: str | Path, format: str | None = None) -> Path:
         """Write a file whole or not at all; its suffix names the format unless `format` does.
 
+        Returns:
+            The path, with `~` filled in.
+
         Raises:
             RequestError: unknown format, or the file cannot be written.
         """
-        path = Path(path)
+        path = user_path(path)
         image.write_atomically(path, self.encode(format or image.format_of(path)))
         return path
 
@@ -258,18 +292,21 @@ def _seeds(value: object, num_images: int) -> tuple[int, ...]:
 
 
 def _whole(name: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise RequestError(f"{name} must be a whole number, got {_kind(value)}")
-    if not least <= value <= most:
-        raise RequestError(f"{name} must be between {least} and {most}, got {str(value)[:40]}")
-    return value
+    number = int(value)
+    if not least <= number <= most:
+        raise RequestError(f"{name} must be between {least} and {most}, got {str(number)[:40]}")
+    return number
 
 
-def _real(name: str, value: object, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _real(name: str, value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise RequestError(f"{name} must be a number, got {_kind(value)}")
-    if not (math.isfinite(value) and least <= value <= most):
-        raise RequestError(f"{name} must be between {least:g} and {most:g}, got {value}")
+    # Compared before it is converted: a whole number may be too large for a float.
+    if not least <= value <= most:
+        raise RequestError(f"{name} must be between {least:g} and {most:g}, got {str(value)[:40]}")
+    return float(value)
 
 
 def _choice(name: str, value: object, known: Sequence[str]) -> None:

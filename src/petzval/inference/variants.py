@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import petzval
 from petzval.config import from_mapping, read_json, setting
-from petzval.errors import CheckpointError, RequestError
+from petzval.errors import CheckpointError, ConfigError, RequestError
+from petzval.inference.paths import user_path
 from petzval.inference.recipe import MAX_GUIDANCE, MAX_STEPS
 from petzval.resolution import PRESETS
 
@@ -17,7 +19,9 @@ MODELS_VARIABLE = "PETZVAL_MODELS"
 """Environment variable that names a folder of checkpoint folders."""
 
 CARD = "petzval.json"
-"""Optional file of a checkpoint with the settings it wants; `Defaults` says which."""
+"""Optional file of a checkpoint: its name, and the settings it wants; `Defaults` says which."""
+
+_NAME_LIMIT = 80
 
 _LAYOUT_FILE = "model_index.json"
 
@@ -66,7 +70,7 @@ VARIANTS: Mapping[str, Variant] = {
             title="the small illustrator that ships inside",
             defaults=Defaults(steps=20, guidance=4.0, base=256),
             repository=None,
-            disk_bytes=48_000_000,
+            disk_bytes=31_654_192,
             memory="1 GB of memory, no GPU",
         ),
         Variant(
@@ -100,7 +104,11 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Located:
-    """A checkpoint that is on this machine."""
+    """A checkpoint that is on this machine.
+
+    Attributes:
+        name: of the variant; for a folder what its `petzval.json` says, or else the folder's own.
+    """
 
     name: str
     folder: Path
@@ -115,7 +123,7 @@ def locate(name_or_path: str | Path) -> Located:
     `petzval.json`, or of the variant it is called after, or those of Lens.
 
     Raises:
-        RequestError: neither a variant nor a folder.
+        RequestError: neither a variant nor a folder; or a path with the home of an unknown user.
         CheckpointError: a variant whose weights are not on this machine.
         ConfigError: the checkpoint's `petzval.json` is damaged.
     """
@@ -128,7 +136,7 @@ def locate(name_or_path: str | Path) -> Located:
                     name=variant.name, folder=folder, defaults=_defaults(folder, variant)
                 )
         raise _absent(variant)
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
     except OSError:  # a name that no file system takes
@@ -136,7 +144,8 @@ def locate(name_or_path: str | Path) -> Located:
     if text.strip() and is_folder:
         called = folder.resolve().name
         relative = VARIANTS.get(called.lower(), VARIANTS["lens"])
-        return Located(name=called, folder=folder, defaults=_defaults(folder, relative))
+        defaults = _defaults(folder, relative)
+        return Located(name=_name(folder) or called, folder=folder, defaults=defaults)
     if text.strip() and exists:
         raise RequestError(
             f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
@@ -154,15 +163,15 @@ def places(variant: Variant) -> Iterator[Path]:
         yield Path(petzval.__file__).parent / "assets" / variant.name
     models = os.environ.get(MODELS_VARIABLE)
     if models:
-        yield Path(models).expanduser() / variant.name
+        yield user_path(models) / variant.name
     if variant.repository is not None:
         yield from _cached_snapshots(variant.repository)
 
 
 def _cached_snapshots(repository: str) -> Iterator[Path]:
     """Snapshots of a repository in Hugging Face's cache, the one `main` names first."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    home = user_path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    cache = user_path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     entry = cache / f"models--{repository.replace('/', '--')}"
     main = entry / "refs" / "main"
     if main.is_file():
@@ -181,6 +190,19 @@ def _defaults(folder: Path, variant: Variant) -> Defaults:
         known = ", ".join(str(base) for base in sorted(PRESETS))
         raise CheckpointError(f"{card}: base {defaults.base} is none of {known}")
     return defaults
+
+
+def _name(folder: Path) -> str | None:
+    """What the checkpoint's own card calls it; a checkpoint that moves keeps its name."""
+    card = folder / CARD
+    name: Any = read_json(card).get("name") if card.is_file() else None
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise ConfigError(f"{card}: setting 'name' must be a text on one line")
+    if len(name) > _NAME_LIMIT:
+        raise ConfigError(f"{card}: setting 'name' has more than {_NAME_LIMIT} characters")
+    return name
 
 
 def _absent(variant: Variant) -> CheckpointError:

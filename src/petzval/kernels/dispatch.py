@@ -1,6 +1,7 @@
 """Which arithmetic runs, and why. The networks import from here and nowhere else.
 
-`reference()` switches everything inside its block to the slow truth, for tests and benchmarks.
+`reference()` switches everything inside its block to the slow truth, for tests and benchmarks; what
+is compiled keeps the fast paths.
 """
 
 from __future__ import annotations

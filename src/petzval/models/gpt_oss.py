@@ -29,19 +29,23 @@ LAYER_KINDS = ("sliding_attention", "full_attention")
 class GptOssConfig:
     """The fields of `text_encoder/config.json` that decide the arithmetic.
 
-    Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise.
+    Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise. The upper
+    limits are there because anybody may have written the file; they lie far above published sizes.
+
+    Raises:
+        ConfigError: a value out of range, or values that contradict each other.
     """
 
-    hidden_size: int = setting(minimum=1)
-    num_hidden_layers: int = setting(minimum=1)
-    num_attention_heads: int = setting(minimum=1)
-    num_key_value_heads: int = setting(minimum=1)
-    head_dim: int = setting(minimum=1)
-    intermediate_size: int = setting(minimum=1)
-    num_local_experts: int = setting(minimum=1)
-    num_experts_per_tok: int = setting(minimum=1)
-    vocab_size: int = setting(minimum=1)
-    sliding_window: int = setting(128, minimum=1)
+    hidden_size: int = setting(minimum=1, maximum=131_072)
+    num_hidden_layers: int = setting(minimum=1, maximum=1024)
+    num_attention_heads: int = setting(minimum=1, maximum=4096)
+    num_key_value_heads: int = setting(minimum=1, maximum=4096)
+    head_dim: int = setting(minimum=1, maximum=4096)
+    intermediate_size: int = setting(minimum=1, maximum=1_048_576)
+    num_local_experts: int = setting(minimum=1, maximum=4096)
+    num_experts_per_tok: int = setting(minimum=1, maximum=4096)
+    vocab_size: int = setting(minimum=1, maximum=16_777_216)
+    sliding_window: int = setting(128, minimum=1, maximum=1 << 31)
     rms_norm_eps: float = setting(1e-5, minimum=0.0)
     swiglu_limit: float = setting(7.0, minimum=0.0)
     layer_types: tuple[str, ...] = ()
@@ -74,7 +78,12 @@ class GptOssConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> GptOssConfig:
-        """Read the published config; entries that do not decide the arithmetic are ignored."""
+        """Read the published config; entries that do not decide the arithmetic are ignored.
+
+        Raises:
+            ConfigError: an entry is of the wrong kind or out of range, or asks for arithmetic that
+                GPT-OSS does not have.
+        """
         where = "text encoder"
         own = {field.name for field in fields(cls)} - {"yarn", "packed_experts"}
         given = {name: config[name] for name in own if config.get(name) is not None}
@@ -209,6 +218,9 @@ class GptOssEncoder(nn.Module):
         config: sizes; `packed_experts` chooses MXFP4 storage.
         selected_layers: zero-based; layers after the largest are neither built nor run unless
             `build_all` (training the language model, or checking whole checkpoints).
+
+    Raises:
+        ConfigError: a selected layer does not exist, or none is selected.
     """
 
     def __init__(

@@ -12,7 +12,11 @@ from petzval.shapes import Latents, LatentTokens
 
 
 def patchify(latents: Latents) -> LatentTokens:
-    """[B, c, 2h, 2w] → [B, h w, 4c]; raises ValueError on odd sides."""
+    """[B, c, 2h, 2w] → [B, h w, 4c].
+
+    Raises:
+        ValueError: a side is odd.
+    """
     if latents.shape[-2] % 2 or latents.shape[-1] % 2:
         raise ValueError(f"latent sides must be even, got {tuple(latents.shape[-2:])}")
     patches: Tensor = latents.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))  # b c h p w q

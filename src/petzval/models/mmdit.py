@@ -33,22 +33,28 @@ TEXT_NORM_EPS = 1e-5
 class MMDiTConfig:
     """`transformer/config.json`, field by field; `inner_dim` there is unused by Lens itself.
 
+    The upper limits lie far above every published size: anybody may have written the file, and a
+    network is built from it before its weights are looked at.
+
     Attributes:
         in_channels: channels of a latent token (4 x latent channels).
         enc_hidden_dim: width of the text encoder's hidden states.
         axes_dims_rope: rotary dimensions per axis (frame, height, width); sum = head width.
         selected_layer_index: text-encoder layers whose outputs are used, zero-based.
+
+    Raises:
+        ConfigError: a value out of range, or values that contradict each other.
     """
 
-    num_layers: int = setting(minimum=1)
-    num_attention_heads: int = setting(minimum=1)
-    in_channels: int = setting(minimum=1)
-    out_channels: int = setting(minimum=1)
-    enc_hidden_dim: int = setting(minimum=1)
-    selected_layer_index: tuple[int, ...] = setting(minimum=0)
-    attention_head_dim: int = setting(64, minimum=2)
-    patch_size: int = setting(2, minimum=1)
-    axes_dims_rope: tuple[int, ...] = setting((8, 28, 28), minimum=2)
+    num_layers: int = setting(minimum=1, maximum=1024)
+    num_attention_heads: int = setting(minimum=1, maximum=1024)
+    in_channels: int = setting(minimum=1, maximum=65_536)
+    out_channels: int = setting(minimum=1, maximum=65_536)
+    enc_hidden_dim: int = setting(minimum=1, maximum=131_072)
+    selected_layer_index: tuple[int, ...] = setting(minimum=0, maximum=1023)
+    attention_head_dim: int = setting(64, minimum=2, maximum=4096)
+    patch_size: int = setting(2, minimum=1, maximum=64)
+    axes_dims_rope: tuple[int, ...] = setting((8, 28, 28), minimum=2, maximum=4096)
     gate_mlp: bool = True
     rms_norm: bool = True
     multi_layer_encoder_feature: bool = True
@@ -64,6 +70,11 @@ class MMDiTConfig:
                 )
         if not self.selected_layer_index:
             raise ConfigError("selected_layer_index must name at least one layer")
+        if len(self.selected_layer_index) > 1024:
+            raise ConfigError(
+                f"selected_layer_index names {len(self.selected_layer_index):,} layers, "
+                "at most 1,024 can be read"
+            )
         if any(dim % 2 for dim in self.axes_dims_rope):
             raise ConfigError(f"axes_dims_rope {self.axes_dims_rope} must be even numbers")
         if len(self.axes_dims_rope) != 3 or sum(self.axes_dims_rope) != self.attention_head_dim:
@@ -191,7 +202,11 @@ class MMDiT(nn.Module):
         """The last block's text is never read; False computes it all the same, as Lens does."""
 
     def embed_text(self, features: Sequence[TextFeatures]) -> TextTokens:
-        """Selected layers' features → text stream [B, T, width]; needed once per prompt."""
+        """Selected layers' features → text stream [B, T, width]; needed once per prompt.
+
+        Raises:
+            ValueError: not as many feature layers as the denoiser reads.
+        """
         if len(features) != len(self.txt_norm):
             raise ValueError(f"expected {len(self.txt_norm)} feature layers, got {len(features)}")
         dtype = self.txt_in.weight.dtype
@@ -199,7 +214,11 @@ class MMDiT(nn.Module):
         return self.txt_in(torch.cat(normed, dim=-1))
 
     def modulation(self, sigma: Sigma) -> StepModulation:
-        """Modulation of one step for a batch: sigma [B] in [0, 1]."""
+        """Modulation of one step for a batch: sigma [B] in [0, 1].
+
+        Raises:
+            ValueError: the modulation weights were dropped.
+        """
         conditioning = self.time_text_embed(sigma)
         blocks = [block for block in self.transformer_blocks if isinstance(block, MMDiTBlock)]
         if any(len(block.img_mod) == 0 for block in blocks):
@@ -215,6 +234,9 @@ class MMDiT(nn.Module):
 
         Args:
             sigmas: [N] noise levels at which the network will be called (no trailing zero).
+
+        Raises:
+            ValueError: as `modulation`.
         """
         folded = self.modulation(sigmas)
         return [
@@ -281,7 +303,11 @@ class MMDiT(nn.Module):
         grid: tuple[int, int],
         text_mask: TokenMask | None = None,
     ) -> LatentTokens:
-        """Everything at once, from features to velocity: training and tests."""
+        """Everything at once, from features to velocity: training and tests.
+
+        Raises:
+            ValueError: as `embed_text` and `modulation`.
+        """
         text = self.embed_text(features) if features else None
         num_text_tokens = 0 if text is None else text.shape[1]
         rope = mmdit_rope(grid, num_text_tokens, self.config.axes_dims_rope, device=tokens.device)

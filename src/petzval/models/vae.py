@@ -26,15 +26,18 @@ class AutoencoderConfig:
     Attributes:
         block_out_channels: widths from full resolution down; each step but the last halves sides.
         batch_norm_eps: added to the token statistics' variance.
+
+    Raises:
+        ConfigError: a value out of range, or widths that the form of the network does not allow.
     """
 
-    block_out_channels: tuple[int, ...]
-    latent_channels: int = setting(32, minimum=1)
-    layers_per_block: int = setting(2, minimum=1)
-    norm_num_groups: int = setting(32, minimum=1)
+    block_out_channels: tuple[int, ...] = setting(maximum=65_536)
+    latent_channels: int = setting(32, minimum=1, maximum=4096)
+    layers_per_block: int = setting(2, minimum=1, maximum=64)
+    norm_num_groups: int = setting(32, minimum=1, maximum=65_536)
     batch_norm_eps: float = setting(1e-4, minimum=0.0)
-    in_channels: int = setting(3, minimum=1)
-    out_channels: int = setting(3, minimum=1)
+    in_channels: int = setting(3, minimum=1, maximum=4096)
+    out_channels: int = setting(3, minimum=1, maximum=4096)
     patch_size: tuple[int, int] = (2, 2)
 
     def __post_init__(self) -> None:

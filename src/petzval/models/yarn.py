@@ -39,6 +39,9 @@ def yarn_from_json(config: Mapping[str, Any]) -> YarnConfig:
 
     A config that names another rotary type is refused: falling back to plain RoPE is silently
     wrong (cosine 0.94 to the true features).
+
+    Raises:
+        ConfigError: the entry is no object, names another rotary type, or holds a wrong value.
     """
     entry: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(entry, dict):

@@ -38,6 +38,8 @@ What it can do, measured, with confidence intervals: `docs/mini.md` of the repos
 {steps} steps, guidance {guidance:g}, the {base}-pixel family of sizes, aspect ratios 1:2 to 2:1.
 """
 
+_UNKNOWN = "not recorded"
+
 _LIMITS = """\
 ## Limits
 
@@ -139,7 +141,10 @@ def _architecture(networks: Mapping[str, nn.Module]) -> str:
         "## Architecture\n\n"
         "The three networks of Lens in small sizes, keys and folders as published: a dual-stream\n"
         "diffusion transformer over FLUX.2-form latents, read by hidden states of a GPT-OSS-form\n"
-        f"mixture of experts.\n\n{table}\n"
+        f"mixture of experts.\n\n{table}\n\n"
+        "Parameters are those of the networks. `petzval verify` counts all numbers in the files:\n"
+        "also the text encoder's final norm, which no picture needs, and the autoencoder's\n"
+        "statistics.\n"
     )
 
 
@@ -180,10 +185,9 @@ def _training(run_folders: Sequence[Path]) -> str:
             continue
         commands.append(_command(summary))
         versions.add(summary.torch)
-        where = str(summary.session.get("machine", "–"))
-        rows.append(
-            f"| {summary.recipe} | {summary.seed} | {'; '.join(summary.parts) or '–'} | {where} |"
-        )
+        where = str(summary.session.get("machine", _UNKNOWN))
+        what = "; ".join(summary.parts) or _UNKNOWN
+        rows.append(f"| {summary.recipe} | {summary.seed} | {what} | {where} |")
     commands.append("petzval pretrain mini_export")
     listed = "\n".join(f"    {command}" for command in commands)
     table = "\n".join(

@@ -12,6 +12,7 @@ The objective is that of pre-training, the loop that of every stage. A run's fol
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ import petzval
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import check_ranges, setting, to_mapping
 from petzval.errors import ConfigError, TrainingError
-from petzval.inference.variants import Located, locate
+from petzval.inference.variants import CARD, Located, locate
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.pretrain.captioned_folder import CaptionedPicture, describe, read_folder
@@ -338,6 +339,7 @@ def _write(run: _Run, out: Path, keys: Sequence[Family]) -> list[Path]:
             Component.of(run.denoiser.model, stored.torch_dtype),
             {
                 "README.md": _card(run),
+                CARD: _settings(run.located),
                 "training/finetune/recipe.json": recipe,
                 "training/finetune/metrics.jsonl": _text(out / "metrics.jsonl"),
             },
@@ -359,6 +361,12 @@ def _write(run: _Run, out: Path, keys: Sequence[Family]) -> list[Path]:
         save_lora(out / f"lora-{family}.safetensors", lora, family)
         for family in dict.fromkeys(keys)
     ]
+
+
+def _settings(base: Located) -> str:
+    """What the result is called and wants; its name is not its base's."""
+    settings = {"name": f"{base.name}-finetuned"[:80], **to_mapping(base.defaults)}
+    return json.dumps(settings, indent=2) + "\n"
 
 
 def _card(run: _Run) -> str:

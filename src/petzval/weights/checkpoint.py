@@ -134,6 +134,9 @@ class Checkpoint:
             dtype: None keeps what is stored.
             device: where the weights go.
             all_layers: also load the layers behind the last selected one.
+
+        Raises:
+            CheckpointError: a tensor cannot be read any more.
         """
         selected = self.denoiser_config.selected_layer_index
         return load_encoder(
@@ -143,7 +146,11 @@ class Checkpoint:
     def load_vae(
         self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> Autoencoder:
-        """The autoencoder; its token statistics are kept in float32 whatever `dtype` is."""
+        """The autoencoder; its token statistics are kept in float32 whatever `dtype` is.
+
+        Raises:
+            CheckpointError: a tensor cannot be read any more.
+        """
         module = build_on_meta(self.vae_config)
         assert isinstance(module, Autoencoder)
         materialise(module, self.vae_source, dtype, device)
@@ -170,7 +177,12 @@ class Checkpoint:
 
 
 def open_encoder(component: str | Path) -> tuple[GptOssConfig, TensorSource]:
-    """A text encoder's own folder (config.json and weights), checked like a whole checkpoint."""
+    """A text encoder's own folder (config.json and weights), checked like a whole checkpoint.
+
+    Raises:
+        CheckpointError: no folder, or files that are missing, damaged or do not fit its config.
+        ConfigError: config.json is damaged or asks for another architecture.
+    """
     component = Path(component)
     if not component.is_dir():
         raise CheckpointError(f"{component}: expected a text encoder's folder")
@@ -189,7 +201,12 @@ def load_encoder(
     *,
     all_layers: bool = False,
 ) -> GptOssEncoder:
-    """A text encoder from its tensors; see `Checkpoint.load_encoder`."""
+    """A text encoder from its tensors; see `Checkpoint.load_encoder`.
+
+    Raises:
+        CheckpointError: a tensor cannot be read any more.
+        ConfigError: a selected layer does not exist.
+    """
     module = build_on_meta(config, () if all_layers else selected_layers)
     assert isinstance(module, GptOssEncoder)
     module.selected_layers = tuple(selected_layers)
@@ -212,6 +229,9 @@ def materialise(
     """Give a network on the meta device its numbers, one tensor at a time.
 
     Parameters get `dtype`; buffers keep integers as they are and take floats as float32.
+
+    Raises:
+        CheckpointError: a tensor cannot be read any more.
     """
     for prefix, owner in module.named_modules():
         place = f"{prefix}." if prefix else ""
@@ -228,6 +248,9 @@ def add_loras(module: nn.Module, source: TensorSource, loras: Sequence[tuple[Lor
     """Replace the weights of the layers that LoRAs change: stored + sum of number * change.
 
     Weights are new tensors, never written over: the old ones may be the file itself.
+
+    Raises:
+        CheckpointError: a weight stops being finite.
     """
     used = [(lora, number) for lora, number in loras if number != 0]
     for layer in sorted({layer for lora, _ in used for layer in lora.changes}):
@@ -250,7 +273,11 @@ def add_loras(module: nn.Module, source: TensorSource, loras: Sequence[tuple[Lor
 def check_fit(
     folder: Path, denoiser: MMDiTConfig, encoder: GptOssConfig, vae: AutoencoderConfig
 ) -> None:
-    """The three configs must speak of the same widths."""
+    """The three configs must speak of the same widths.
+
+    Raises:
+        ConfigError: they do not; the message names both numbers.
+    """
     place = folder / DENOISER / "config.json"
     if denoiser.enc_hidden_dim != encoder.hidden_size:
         raise ConfigError(

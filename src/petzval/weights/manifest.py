@@ -119,7 +119,11 @@ def find_problems(source: TensorSource, expected: Mapping[str, ExpectedTensor]) 
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise one error for all problems: the first three in full, the others counted."""
+    """Raise one error for all problems: the first three in full, the others counted.
+
+    Raises:
+        CheckpointError: there is at least one problem.
+    """
     if not problems:
         return
     lines = list(problems[:_NUM_NAMED])

@@ -73,13 +73,21 @@ SCHEDULER_CONFIG: Mapping[str, Any] = {
 
 
 def read_denoiser_config(folder: Path) -> MMDiTConfig:
-    """`transformer/config.json` of a checkpoint folder."""
+    """`transformer/config.json` of a checkpoint folder.
+
+    Raises:
+        ConfigError: absent, damaged, or a setting is unknown or out of range.
+    """
     values, where = _read(folder / DENOISER / "config.json")
     return from_mapping(MMDiTConfig, _without_private(values), where=where)
 
 
 def read_vae_config(folder: Path) -> AutoencoderConfig:
-    """`vae/config.json` of a checkpoint folder."""
+    """`vae/config.json` of a checkpoint folder.
+
+    Raises:
+        ConfigError: as `read_denoiser_config`, or another kind of autoencoder.
+    """
     values, where = _read(folder / VAE / "config.json")
     _require(values, _VAE_FIXED, where)
     skipped = (*_VAE_FIXED, *_VAE_IGNORED)
@@ -88,7 +96,11 @@ def read_vae_config(folder: Path) -> AutoencoderConfig:
 
 
 def read_encoder_config(folder: Path) -> GptOssConfig:
-    """`text_encoder/config.json` of a checkpoint folder."""
+    """`text_encoder/config.json` of a checkpoint folder.
+
+    Raises:
+        ConfigError: as `encoder_config_in`.
+    """
     return encoder_config_in(folder / ENCODER)
 
 
@@ -96,6 +108,9 @@ def encoder_config_in(component: Path) -> GptOssConfig:
     """`config.json` of a text encoder's own folder.
 
     Names beyond our own are passed over: transformers writes every default of its time there.
+
+    Raises:
+        ConfigError: absent, damaged, of another model, or a setting is out of range.
     """
     values, where = _read(component / "config.json")
     if values.get("model_type", "gpt_oss") != "gpt_oss":
@@ -110,7 +125,12 @@ def encoder_config_in(component: Path) -> GptOssConfig:
 
 
 def check_model_index(folder: Path) -> None:
-    """`model_index.json` may be absent; where it is there, it must say that this is Lens."""
+    """`model_index.json` may be absent; where it is there, it must say that this is Lens.
+
+    Raises:
+        CheckpointError: it says something else.
+        ConfigError: it is no JSON object.
+    """
     path = folder / "model_index.json"
     if not path.exists():
         return
@@ -123,7 +143,11 @@ def check_model_index(folder: Path) -> None:
 
 
 def check_scheduler(folder: Path) -> None:
-    """`scheduler_config.json` may be absent; where it is there, it must be the published kind."""
+    """`scheduler_config.json` may be absent; where it is there, it must be the published kind.
+
+    Raises:
+        ConfigError: it is another, or no JSON object.
+    """
     path = folder / SCHEDULER / "scheduler_config.json"
     if path.exists():
         values, where = _read(path)
@@ -131,7 +155,11 @@ def check_scheduler(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """The tokenizer's file must be there; what is in it is read with the prompts."""
+    """The tokenizer's file must be there; what is in it is read with the prompts.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
     if not (folder / TOKENIZER / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder / TOKENIZER}: tokenizer.json is missing")
 

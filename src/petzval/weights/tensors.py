@@ -120,6 +120,9 @@ class TensorSource:
             dtype: what floating-point tensors become; None keeps the file's. Integers are kept.
             device: where it goes. On the CPU in the file's own dtype it is a private mapping of
                 the file, not a copy: the file may be deleted or replaced, but not written over.
+
+        Raises:
+            CheckpointError: the file cannot be read any more, or not onto this device.
         """
         info = self.infos[key]
         try:

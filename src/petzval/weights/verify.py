@@ -49,7 +49,9 @@ class ComponentReport:
     Attributes:
         name: folder of the component.
         num_tensors: tensors in its files.
-        num_parameters: numbers; two for each byte of MXFP4 blocks, scales not counted.
+        num_parameters: numbers in the files, also those that are no parameters of the networks
+            (statistics, the encoder's final norm and head); two for each byte of MXFP4 blocks,
+            scales not counted.
         num_bytes: bytes of all tensors, headers not counted.
         dtypes: tensors of each safetensors dtype.
         files: every weights file, with its hash.
