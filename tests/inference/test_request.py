@@ -143,7 +143,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
     plan = make_plan(request, DEFAULTS)
     assert [(image.seed, image.noise_row) for image in plan.images] == [(7, 0), (7, 1)]
     assert all(type(getattr(request, n)) in (int, float) for n in options)
-    listed = GenerationRequest(prompt="x", seed=[np.int64(1), 2], num_images=2)
+    seeds: Any = [np.int64(1), 2]
+    listed = GenerationRequest(prompt="x", seed=seeds, num_images=2)
     assert listed.seed == (1, 2)
 
 
@@ -152,7 +153,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_odd_numbers_are_refused(value: Any) -> None:
     for name in ("guidance", "steps", "seed"):
         with pytest.raises(RequestError, match=name):
-            GenerationRequest(**({"prompt": "x", name: value}))
+            options: dict[str, Any] = {"prompt": "x", name: value}
+            GenerationRequest(**options)
 
 
 def test_a_blank_prompt_is_drawn_where_it_is_meant() -> None:

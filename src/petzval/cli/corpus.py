@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petzval.cli.console import print_json, printable, stage_bars, stderr, stdout
+from petzval.cli.console import print_json, print_table, printable, stage_bars, stderr
 from petzval.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -209,4 +209,4 @@ def _print_yields(left: list[Yield]) -> None:
         numbers = [f"{step.num_in:,}", f"{step.num_dropped:,}", f"{step.num_left:,}"]
         share = "not run" if step.not_run else f"{step.share_left:.1%}"
         table.add_row(step.step, *numbers, share, printable(reason))
-    stdout().print(table)
+    print_table(table)
