@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_the_files_are_the_architecture(published: Path) -> None:
 
 def test_a_picture_comes_out_that_depends_on_the_words(published: Path) -> None:
     pipeline = Pipeline.load(published)
-    options = {"size": "256x256", "steps": 4, "seed": 1}
+    options: dict[str, Any] = {"size": "256x256", "steps": 4, "seed": 1}
     fox, again, sea = (
         pipeline.generate(prompt, **options)[0].pixels.astype(float)
         for prompt in ("a red fox in the snow", "a red fox in the snow", "a blue sea at night")

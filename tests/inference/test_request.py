@@ -91,6 +91,8 @@ def test_negative_prompts_go_with_all_prompts_or_with_each() -> None:
         ({"seed": [1, 2]}, "2 seeds for 1 pictures"),
         ({"seed": 2**63 - 1, "num_images": 2}, "seed"),
         ({"num_images": 0}, "num_images"),
+        ({"num_images": None}, "num_images must be a whole number"),
+        ({"max_tokens": None}, "max_tokens must be a whole number"),
         ({"num_images": 100_000}, "num_images must be between 1 and 1024"),
         ({"solver": "rk45"}, "unknown solver 'rk45'"),
         ({"parity": "torch"}, "unknown parity"),
@@ -143,9 +145,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
     plan = make_plan(request, DEFAULTS)
     assert [(image.seed, image.noise_row) for image in plan.images] == [(7, 0), (7, 1)]
     assert all(type(getattr(request, n)) in (int, float) for n in options)
-    seeds: Any = [np.int64(1), 2]
+    seeds: list[Any] = [np.int64(1), 2]
     listed = GenerationRequest(prompt="x", seed=seeds, num_images=2)
     assert listed.seed == (1, 2)
+
+
+def _with(name: str, value: Any) -> GenerationRequest:
+    options: dict[str, Any] = {"prompt": "x", name: value}
+    return GenerationRequest(**options)
 
 
 @pytest.mark.usefixtures("without_shape_hook")
@@ -153,8 +160,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_odd_numbers_are_refused(value: Any) -> None:
     for name in ("guidance", "steps", "seed"):
         with pytest.raises(RequestError, match=name):
-            options: dict[str, Any] = {"prompt": "x", name: value}
-            GenerationRequest(**options)
+            _with(name, value)
 
 
 def test_a_blank_prompt_is_drawn_where_it_is_meant() -> None:

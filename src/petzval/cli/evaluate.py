@@ -67,12 +67,9 @@ def evaluate(
         )
     if page is not None:
         stderr().print(f"report: {write_report(evaluation, page)}", markup=False)
-    codes = list(dict.fromkeys(row.language for row in evaluation.rows))
+    codes = dict.fromkeys(row.language for row in evaluation.rows)
     shares = {code: by_skill(select(evaluation.rows, language=code)) for code in codes}
-    if json:
-        _print_document(evaluation.model, shares)
-    else:
-        _print_tables(shares)
+    _print_document(evaluation.model, shares) if json else _print_tables(shares)
     right = shares[first_language(evaluation)][-1].share.mean
     if minimum is not None and right < minimum:
         stderr().print(f"{right:.1%} of the pictures are right, {minimum:.1%} are asked for")

@@ -6,6 +6,7 @@ in this file needs torch, so that a wrong request is answered before torch is lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -104,14 +105,14 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         # Numbers of other libraries, such as NumPy's, are taken as Python's own from here on.
         for name, least, most in _WHOLE_NUMBERS:
-            if getattr(self, name) is not None:
+            if name != "steps" or self.steps is not None:
                 self._set(name, _whole(name, getattr(self, name), least, most))
         for name, least, most in _REAL_NUMBERS:
             if getattr(self, name) is not None:
                 self._set(name, _real(name, getattr(self, name), least, most))
         for name in ("height", "width", "base"):  # their ranges are `resolution`'s
-            value = getattr(self, name)
-            if isinstance(value, Integral) and not isinstance(value, bool):
+            value: object = getattr(self, name)
+            if not isinstance(value, bool) and isinstance(value, Integral):
                 self._set(name, int(value))
         _choice("solver", self.solver, SOLVERS)
         _choice("parity", self.parity, tuple(PARITIES))
@@ -303,10 +304,13 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
 def _real(name: str, value: object, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise RequestError(f"{name} must be a number, got {_kind(value)}")
-    # Compared before it is converted: a whole number may be too large for a float.
-    if not least <= value <= most:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not least <= number <= most:  # NaN is in no range
         raise RequestError(f"{name} must be between {least:g} and {most:g}, got {str(value)[:40]}")
-    return float(value)
+    return number
 
 
 def _choice(name: str, value: object, known: Sequence[str]) -> None:
