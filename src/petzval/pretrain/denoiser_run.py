@@ -44,6 +44,20 @@ def train_denoiser(
     start: Path | None,
     session: Session,
 ) -> None:
+    """Run the stages that are not finished yet, and leave the averaged weights as the result.
+
+    Args:
+        recipe: its autoencoder, encoder and latents are runs beside `folder`.
+        data_folder: written by `petzval data build`; tells which cached scenes are plain.
+        folder: of the run; every stage has a folder in it.
+        tokenizer: of the encoder.
+        device: where the networks go.
+        start: a checkpoint whose denoiser the first stage begins with.
+        session: what the caller asked for.
+
+    Raises:
+        TrainingError: a run that is needed is missing, or `start` does not fit.
+    """
     beside = folder.parent
     autoencoder = results.load_autoencoder(beside / recipe.autoencoder).to(device)
     encoder = results.load_encoder(beside / recipe.encoder, recipe.model.selected_layer_index)

@@ -157,8 +157,10 @@ def test_ended_at_any_moment_and_run_again_the_bytes_are_the_same(
         if int(line) >= 2:
             os.killpg(process.pid, end)
             break
+    # A worker that is still starting may die of the same Ctrl-C first: then it is an error, 1.
+    ends = {-end, 1} if end is signal.SIGINT and workers > 1 else {-end}
+    assert process.wait(60) in ends
     process.stdout.close()
-    assert process.wait(60) == -end
     done = [part for part in corpus.parts() if corpus.marker("pixels", part) is not None]
     assert 2 <= len(done) < 6
     (corpus.columns_path("pixels", 5).with_name("part-00005.parquet.draft")).write_bytes(b"half")

@@ -236,6 +236,7 @@ def _run_local(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
         yield from _run_here(work, parts)
         return
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
 
     others = set(active_children())
     # Fresh processes: a fork would copy the threads' locks of whatever else is loaded.
@@ -245,6 +246,11 @@ def _run_local(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
         for future in as_completed(futures):
             _raise(future.result())
             yield futures[future]
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process ended before its work was done",
+            "it may have run out of memory: try fewer workers; what is done is kept",
+        ) from error
     except BaseException:
         # Parts in flight are given up: their files are drafts until they are whole.
         for process in set(active_children()) - others:
