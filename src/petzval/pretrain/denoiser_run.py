@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.metric import visibility_metric
 from petzval.pretrain.preview import PREVIEW_PROMPTS, sample_pictures
-from petzval.pretrain.recipes import DenoiserRecipe, DenoiserStage, LatentsRecipe, Scenes
+from petzval.pretrain.recipes import DenoiserRecipe, DenoiserStage, LatentsRecipe
 from petzval.pretrain.scenes import scene_source
 from petzval.pretrain.session import Session
 from petzval.resolution import PRESETS, Resolution
@@ -63,7 +62,6 @@ def train_denoiser(
     encoder = results.load_encoder(beside / recipe.encoder, recipe.model.selected_layer_index)
     encoder.to(device)
     autoencoder_id = results.fingerprint(beside / recipe.autoencoder)
-    is_plain = _plainness(beside / recipe.latents, recipe.scenes, data_folder)
     previous: Path | None = None
     for number, stage in enumerate(recipe.stages):
         later = [
@@ -88,7 +86,7 @@ def train_denoiser(
             stage_folder / _ledger(session.ranks),
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=autoencoder_id,
-            weigh=None if stage.plain_factor == 1 else _weigh(stage.plain_factor, is_plain),
+            weigh=_weigh(stage.plain_factor, beside / recipe.latents, data_folder),
             caption_draws=stage.caption_draws,
         )
         metric = None
@@ -112,22 +110,22 @@ def _ledger(ranks: Ranks) -> str:
     return "shards.jsonl" if ranks.is_first else f"shards-{ranks.rank}.jsonl"
 
 
-def _weigh(factor: float, is_plain: Callable[[int, int, Resolution], bool]) -> Weigh:
-    return lambda base, index, size: factor if is_plain(base, index, size) else 1.0
+def _weigh(plain_factor: float, latents: Path, data_folder: Path) -> Weigh | None:
+    """Plain scenes so much oftener than others; which are plain, the cache's own recipe tells."""
+    if plain_factor == 1:
+        return None
+    path = latents / "recipe.json"
+    stored = {k: v for k, v in read_json(path).items() if k not in _RUN_FACTS}
+    recipe = from_mapping(LatentsRecipe, stored, where=str(path))
+    sources = {
+        part.base: scene_source(recipe.scenes, data_folder, recipe.seed + part.seed)
+        for part in recipe.parts
+    }
 
+    def weigh(base: int, index: int, size: Resolution) -> float:
+        return plain_factor if sources[base].is_plain(index, size) else 1.0
 
-def _plainness(
-    latents: Path, kind: Scenes, data_folder: Path
-) -> Callable[[int, int, Resolution], bool]:
-    """Family, index and size of a cached scene → whether it is plain, by the cache's own recipe."""
-    recipe = from_mapping(
-        LatentsRecipe,
-        {k: v for k, v in read_json(latents / "recipe.json").items() if k not in _RUN_FACTS},
-        where=str(latents / "recipe.json"),
-    )
-    seeds = {part.base: recipe.seed + part.seed for part in recipe.parts}
-    sources = {base: scene_source(kind, data_folder, seed) for base, seed in seeds.items()}
-    return lambda base, index, size: sources[base].is_plain(index, size)
+    return weigh
 
 
 def _metric(
