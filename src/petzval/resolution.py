@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from petzval.errors import ResolutionError
@@ -194,6 +194,17 @@ def nearest_sizes(height: int, width: int, count: int = 2) -> list[Resolution]:
         return taller**2 + wider**2 + (wider - taller) ** 2
 
     return sorted(_legal_sizes(), key=distance)[:count]
+
+
+def nearest_in_aspect(height: float, width: float, sizes: Iterable[Resolution]) -> Resolution:
+    """The size whose aspect ratio is nearest, by its logarithm; the first of several.
+
+    Args:
+        height, width: of a picture, positive.
+        sizes: to choose from, at least one.
+    """
+    # Rounded, so that a ratio and its inverse are equally far from 1 in floating point too.
+    return min(sizes, key=lambda size: round(abs(math.log(width / height / size.aspect)), 12))
 
 
 def _legal_sizes() -> Iterator[Resolution]:

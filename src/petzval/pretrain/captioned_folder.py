@@ -7,8 +7,6 @@ one that cannot be used is named.
 from __future__ import annotations
 
 import hashlib
-import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +14,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from petzval.data.decode import Decoded, Limits, RefusedPicture, decode, read_bytes
 from petzval.errors import DataError
-from petzval.resolution import PRESETS, Resolution
+from petzval.resolution import PRESETS, Resolution, nearest_in_aspect
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""What is read; the content decides, whatever the suffix says."""
+"""What counts as a picture of the folder; how it is read, its content decides."""
 
 MAX_PICTURES = 100_000
-MAX_PIXELS = 100_000_000
-MAX_FILE_BYTES = 1 << 28
+LIMITS = Limits()
 MAX_CAPTION_BYTES = 1 << 16
 
-_HINT = "take it out of the folder, or save it again as PNG, JPEG or WebP"
+_HINT = "take it out of the folder, or save it again as a PNG of at most 134 megapixels"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +86,7 @@ def read_folder(folder: Path, *, trigger: str | None = None) -> list[CaptionedPi
 
 def nearest_preset(height: int, width: int, base: int) -> Resolution:
     """The preset of this family whose aspect ratio is nearest, by its logarithm."""
-    aspect = math.log(width / height)
-    return min(PRESETS[base].values(), key=lambda size: abs(math.log(size.aspect) - aspect))
+    return nearest_in_aspect(height, width, PRESETS[base].values())
 
 
 def crop_loss(picture: CaptionedPicture, resolution: Resolution) -> float:
@@ -108,7 +104,8 @@ def load_pixels(picture: CaptionedPicture, resolution: Resolution) -> NDArray[np
         DataError: it cannot be decoded.
     """
     size = (resolution.width, resolution.height)
-    image = _decode(picture.file)
+    _, decoded = _decode(picture.file)
+    image = Image.fromarray(decoded.pixels)
     fitted = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
     return np.array(fitted, dtype=np.uint8)
 
@@ -127,15 +124,7 @@ def describe(pictures: Sequence[CaptionedPicture], base: int) -> str:
 
 
 def _look_at(file: Path, trigger: str | None) -> CaptionedPicture:
-    try:
-        length = file.stat().st_size
-        if not file.is_file() or length > MAX_FILE_BYTES:
-            kind = "is not a file" if not file.is_file() else f"has {length:,} bytes"
-            raise DataError(f"{file}: {kind}", f"at most {MAX_FILE_BYTES:,} bytes are read")
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})", _HINT) from error
-    image = _decode(file)
+    sha256, picture = _decode(file)
     caption = _caption(file)
     if caption is None and trigger is None:
         raise DataError(
@@ -145,43 +134,20 @@ def _look_at(file: Path, trigger: str | None) -> CaptionedPicture:
     return CaptionedPicture(
         file=file,
         caption=caption or (trigger or "").strip(),
-        height=image.height,
-        width=image.width,
-        sha256=hashlib.sha256(content).hexdigest(),
+        height=picture.height,
+        width=picture.width,
+        sha256=sha256,
         has_sidecar=caption is not None,
     )
 
 
-def _decode(file: Path) -> Image.Image:
-    """The whole picture as RGB, upright."""
+def _decode(file: Path) -> tuple[str, Decoded]:
+    """SHA-256 of the file, and the picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata; sizes are checked here
-            with Image.open(file, formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise DataError(
-                        f"{file}: {opened.width}x{opened.height} is more than "
-                        f"{MAX_PIXELS:,} pixels",
-                        "make it smaller: training does so anyway",
-                    )
-                return _to_rgb(ImageOps.exif_transpose(opened))
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{file}: is not a PNG, JPEG or WebP picture", _HINT) from error
-    except Exception as error:  # a hostile file can make a decoder raise nearly anything
-        raise DataError(f"{file}: cannot be decoded ({str(error)[:120]})", _HINT) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
-        grey = np.asarray(image, dtype=np.float64) / 257
-        image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        with_alpha = image.convert("RGBA")
-        white = Image.new("RGBA", with_alpha.size, "white")
-        return Image.alpha_composite(white, with_alpha).convert("RGB")
-    return image.convert("RGB")
+        content = read_bytes(file, LIMITS)
+        return hashlib.sha256(content).hexdigest(), decode(content, file.name, LIMITS)
+    except RefusedPicture as error:
+        raise DataError(f"{file}: cannot be used: {error.reason}", _HINT) from error
 
 
 def _caption(picture: Path) -> str | None:

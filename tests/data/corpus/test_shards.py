@@ -20,10 +20,10 @@ from petzval.data.corpus.captioner import MetadataCaptioner
 from petzval.data.corpus.captions import caption_corpus
 from petzval.data.corpus.crop import FileSettings, crop, encode, profile_of
 from petzval.data.corpus.manifest import Corpus
-from petzval.data.corpus.pictures import Decoded, decode
 from petzval.data.corpus.shard_plan import ShardSettings, caption_stage, make_plan
 from petzval.data.corpus.shard_reader import ShardReader
 from petzval.data.corpus.shards import write_shards
+from petzval.data.decode import Decoded, decode
 from petzval.errors import DataError
 from petzval.resolution import Resolution
 from tests.data.corpus.ready import raw_corpus, ready_corpus, tree

@@ -12,7 +12,6 @@ Three choices, in this order (Lens paper section 3 names the sizes, not the rule
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ import pyarrow as pa
 from petzval.config import check_ranges, setting
 from petzval.data.corpus.pictures import PictureReader
 from petzval.errors import DataError
-from petzval.resolution import PRESETS, Resolution
+from petzval.resolution import PRESETS, Resolution, nearest_in_aspect
 
 CropBox = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the whole picture; fractions of pixels are meant."""
@@ -108,18 +107,18 @@ def nearest_bucket(
     if not max_upscale >= 1:
         raise DataError(f"max_upscale is {max_upscale}", "1 is no enlarging; larger allows some")
     best = [
-        _nearest_aspect(width / height, [bucket for bucket in buckets if bucket.base == base])
-        for base in sorted({bucket.base for bucket in buckets}, reverse=True)
+        Bucket(base, nearest_in_aspect(height, width, family))
+        for base, family in sorted(_families(buckets).items(), reverse=True)
     ]
     fits = [fit(height, width, bucket) for bucket in best]
     return next((each for each in fits if each.scale <= max_upscale * (1 + 1e-9)), fits[-1])
 
 
-def _nearest_aspect(aspect: float, buckets: Sequence[Bucket]) -> Bucket:
-    # Rounded, so that a ratio and its inverse are equally far from 1 in floating point too.
-    return min(
-        buckets, key=lambda bucket: round(abs(math.log(aspect / bucket.resolution.aspect)), 12)
-    )
+def _families(buckets: Sequence[Bucket]) -> dict[int, list[Resolution]]:
+    families: dict[int, list[Resolution]] = {}
+    for bucket in buckets:
+        families.setdefault(bucket.base, []).append(bucket.resolution)
+    return families
 
 
 def fit(height: int, width: int, bucket: Bucket) -> Fit:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from petzval.data.corpus.answers import Judged, judge
-from petzval.data.corpus.pictures import Decoded
+from petzval.data.decode import Decoded
 
 Length: TypeAlias = Literal["dense", "brief"]
 Mode: TypeAlias = Literal["dense", "brief", "mixed"]

@@ -32,8 +32,9 @@ from petzval.data.corpus.budget import BudgetSpent, Tokens
 from petzval.data.corpus.captioner import Captioner, Length, Mode, length_of
 from petzval.data.corpus.ledger import Entry, Ledger, read_ledger
 from petzval.data.corpus.manifest import BASE, Corpus, hash_file
-from petzval.data.corpus.pictures import PictureReader, RefusedPicture
+from petzval.data.corpus.pictures import PictureReader
 from petzval.data.corpus.verdicts import kept
+from petzval.data.decode import RefusedPicture
 from petzval.errors import DataError
 
 COLUMNS = ("text", "status", "reason", "length", "model")

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from petzval.config import check_ranges, setting
 from petzval.data.corpus.buckets import Fit
-from petzval.data.corpus.pictures import Decoded
+from petzval.data.decode import Decoded
 
 Form: TypeAlias = Literal["jpeg", "png", "webp"]
 

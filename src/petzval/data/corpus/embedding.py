@@ -21,8 +21,9 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from petzval.config import check_ranges, setting
-from petzval.data.corpus.pictures import PictureReader, Pixels, RefusedPicture
+from petzval.data.corpus.pictures import PictureReader
 from petzval.data.corpus.verdicts import NOT_JUDGED, NOT_RUN, kept
+from petzval.data.decode import Pixels, RefusedPicture
 from petzval.scoring.backbone import WEIGHTS_SHA256, EfficientNetLite0, load_efficientnet
 
 Vectors = Float32[np.ndarray, "pictures features"]

@@ -29,7 +29,7 @@ from petzval.config import check_ranges, setting
 from petzval.data.corpus.answers import Judged, judge, one_line
 from petzval.data.corpus.budget import Budget
 from petzval.data.corpus.captioner import Answer, Length
-from petzval.data.corpus.pictures import Decoded, Pixels
+from petzval.data.decode import Decoded, Pixels
 from petzval.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageChops
 
 from petzval.config import check_ranges, setting
-from petzval.data.corpus.pictures import PictureReader, RefusedPicture
+from petzval.data.corpus.pictures import PictureReader
 from petzval.data.corpus.verdicts import NOT_JUDGED, Verdict, verdict_table
+from petzval.data.decode import RefusedPicture
 
 Grey = UInt8[np.ndarray, "height width"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from petzval.data.assets import Progress
 from petzval.data.corpus.manifest import Corpus, base_table, read_parquet, write_whole
-from petzval.data.corpus.pictures import Limits, RefusedPicture, read_bytes
 from petzval.data.corpus.sources import Item, Refusal, Source
+from petzval.data.decode import Limits, RefusedPicture, read_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

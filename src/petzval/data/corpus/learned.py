@@ -23,8 +23,9 @@ from PIL import Image
 
 from petzval.data.corpus.filters import Band
 from petzval.data.corpus.manifest import hash_file
-from petzval.data.corpus.pictures import PictureReader, Pixels, RefusedPicture
+from petzval.data.corpus.pictures import PictureReader
 from petzval.data.corpus.verdicts import NOT_JUDGED, NOT_RUN, Verdict, kept, verdict_table
+from petzval.data.decode import Pixels, RefusedPicture
 
 BATCH_SIZE = 16
 MIN_AESTHETIC = 3.0

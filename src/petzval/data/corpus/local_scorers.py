@@ -25,7 +25,8 @@ from petzval.config import from_mapping, read_json
 from petzval.data.corpus.embedding import EmbeddingSettings, vectors_of
 from petzval.data.corpus.learned import PictureScorer, batches
 from petzval.data.corpus.manifest import hash_file
-from petzval.data.corpus.pictures import PictureReader, Pixels
+from petzval.data.corpus.pictures import PictureReader
+from petzval.data.decode import Pixels
 from petzval.errors import CheckpointError, DataError, MissingExtraError
 
 HEAD_FORM = "petzval-head-1"

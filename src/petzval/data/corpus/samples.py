@@ -8,7 +8,8 @@ from typing import Any
 
 from petzval.data.corpus.buckets import Bucket, fit
 from petzval.data.corpus.crop import SUFFIXES, FileSettings, crop, encode, profile_of
-from petzval.data.corpus.pictures import PictureReader, RefusedPicture
+from petzval.data.corpus.pictures import PictureReader
+from petzval.data.decode import RefusedPicture
 from petzval.errors import DataError
 from petzval.resolution import Resolution
 

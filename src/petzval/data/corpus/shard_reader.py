@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from petzval.data.corpus.manifest import read_parquet
-from petzval.data.corpus.pictures import Limits, Pixels, RefusedPicture, decode, read_bytes
 from petzval.data.corpus.shards import INDEX
+from petzval.data.decode import Limits, Pixels, RefusedPicture, decode, read_bytes
 from petzval.errors import DataError
 
 _LIMITS = Limits()

@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from petzval.data.corpus.file_forms import FORM_OF_SUFFIX
-from petzval.data.corpus.pictures import Limits, RefusedPicture, read_bytes
+from petzval.data.decode import Limits, RefusedPicture, read_bytes
+from petzval.data.file_forms import FORM_OF_SUFFIX
 from petzval.errors import DataError
 
 SIDECAR_LIMITS = Limits(max_file_bytes=1 << 20)
