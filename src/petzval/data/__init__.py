@@ -1,7 +1,9 @@
 """Turn raw pictures into a clean, captioned corpus, and licensed ones into scenes without end.
 
-`corpus` is the pipeline for raw pictures, which `decode` reads whoever made them. `sampler` decides which samples each rank learns from
-(`bucket_sampler`, `packed_sampler`), with orders from `permutation` and numbers from `randomness`.
+`corpus` is the pipeline for raw pictures, which `decode` reads whoever made them. `sampler` decides
+which samples each rank learns from (`bucket_sampler`, `packed_sampler`), with orders from
+`permutation` and numbers from `randomness`.
+
 The scenes, one file a step: `assets` fetches pinned packaged sets, `concepts` joins their pictures
 with names in twelve languages and decides the split, `sprites` holds every picture in one
 memory-mapped array, `scene` composes pictures whose whole truth is known (`ground_truth`), `render`
