@@ -98,14 +98,15 @@ def skill_bars(
         [100 * line.share.mean for line in ceiling],
         [names.index(line.name) for line in ceiling],
         "D", mfc="none", mec="#333333", label="right pictures, known style",
+        clip_on=False,
     )  # fmt: skip
     axes.plot([], [], color="#b00020", label="chance")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("judged right, %")
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=7, loc="lower right")
+    axes.set_title(title, fontsize=10, pad=24)
+    axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
