@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from petzval.data.corpus.budget import Budget, BudgetLimits
-from petzval.data.corpus.captioner import MetadataCaptioner, Mode, length_of
+from petzval.data.corpus.captioner import MetadataCaptioner, length_of
 from petzval.data.corpus.captions import (
     CaptionRun,
     caption_corpus,
@@ -25,10 +25,8 @@ from petzval.data.corpus.endpoint import (
     EndpointAddress,
     EndpointCaptioner,
     EndpointSettings,
-    wait_asked,
 )
-from petzval.data.corpus.filters import Band, BandFilter, Decodes, Measure
-from petzval.data.corpus.illustrations import SceneSource
+from petzval.data.corpus.filters import Band, BandFilter
 from petzval.data.corpus.importing import import_source
 from petzval.data.corpus.manifest import Corpus
 from petzval.data.corpus.sources import FolderSource
@@ -355,45 +353,6 @@ def test_a_damaged_ledger_is_not_written_over(tmp_path: Path, endpoint: Endpoint
     assert ledger.read_bytes().count(b"\n") == 3
 
 
-def test_the_captions_a_source_brings(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    corpus = cleaned_corpus_with_sidecars(tmp_path, folder)
-    run = caption_corpus(corpus, MetadataCaptioner())
-    assert run.counts == {"caption": 3, "empty": 1} and run.spent == (0, 0)
-    caption_corpus(corpus, MetadataCaptioner(), mode="brief")
-    dense, brief = captions(corpus), captions(corpus, "brief")
-    assert dense[0]["text"] == "A long one. With two sentences." and brief[0]["text"] == "A tag"
-    assert dense[1]["text"] == brief[1]["text"] == "Only one."
-    assert len(dense[2]["text"].split()) == 500, "huge captions are shortened"
-    assert dense[3]["status"] == "empty" and dense[3]["model"] == "metadata"
-
-
-def test_composed_illustrations_bring_both_lengths(tmp_path: Path, library_folder: Path) -> None:
-    corpus = Corpus.create(tmp_path / "corpus", "scenes")
-    import_source(corpus, SceneSource(library_folder, num_scenes=8, base=128))
-    run_stage(corpus, Measure())
-    run_stage(corpus, Decodes())
-    modes: tuple[Mode, ...] = ("dense", "brief")
-    for mode in modes:
-        assert caption_corpus(corpus, MetadataCaptioner(), mode=mode).counts == {"caption": 8}
-    rows = corpus.read(0, ("captions-dense", "captions-brief")).to_pylist()
-    dense, brief = ([len(row[f"captions-{mode}.text"].split()) for row in rows] for mode in modes)
-    assert all(more > fewer for more, fewer in zip(dense, brief, strict=True))
-
-
-def cleaned_corpus_with_sidecars(tmp_path: Path, folder: Path) -> Corpus:
-    write_pictures(folder, 4)
-    own = {
-        "caption": "x",
-        "captions": {"medium": "A long one. With two sentences.", "tag": "A tag"},
-    }
-    (folder / "000.json").write_text(json.dumps(own))
-    (folder / "001.txt").write_text("Only one.\n")
-    (folder / "002.txt").write_text("Two words. " * 1000)
-    (folder / "003.txt").write_bytes(b"\xff\xfeno UTF-8")
-    return cleaned_corpus(tmp_path, 4)
-
-
 def test_a_corpus_that_was_not_cleaned(tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", 2)
     corpus = Corpus.create(tmp_path / "corpus", "raw")
@@ -411,38 +370,6 @@ def test_rows_that_are_dropped_or_gone_are_not_paid_for(tmp_path: Path, endpoint
     assert run.counts == {"caption": 1, "dropped": 2, "unreadable": 1}
     assert endpoint.numbers() == [2]
     assert captions(corpus)[3]["reason"] == "the file is gone"
-
-
-def test_the_environment_says_where_to_ask() -> None:
-    full = {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "PETZVAL_CAPTION_MODEL": "seer"}
-    assert EndpointAddress.from_environment(full).api_key == "none"
-    hosted = EndpointAddress.from_environment(
-        {"OPENAI_API_KEY": KEY, "PETZVAL_CAPTION_MODEL": "gpt"}
-    )
-    assert hosted.base_url.startswith("https://") and KEY not in repr(hosted)
-    with pytest.raises(DataError, match="no caption model"):
-        EndpointAddress.from_environment({})
-    with pytest.raises(DataError, match="no endpoint"):
-        EndpointAddress.from_environment({"PETZVAL_CAPTION_MODEL": "seer"})
-    with pytest.raises(DataError, match="not an address"):
-        EndpointAddress.from_environment({**full, "OPENAI_BASE_URL": "localhost"})
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("3", 3),
-        ("0.5", 0.5),
-        ("-1", 0),
-        ("1e9", 600),
-        ("nan", 0),
-        ("soon", 0),
-        ("", 0),
-        ("Thu, 01 Jan 1970 00:01:10 GMT", 10),
-    ],
-)
-def test_retry_after(value: str, seconds: float) -> None:
-    assert wait_asked({"retry-after": value}, now=60.0) == seconds
 
 
 def test_mistakes_in_settings(tmp_path: Path) -> None:
