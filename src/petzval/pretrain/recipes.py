@@ -75,7 +75,7 @@ class DenoiserStage:
     Attributes:
         minutes_share: of the minutes that are given to the whole run.
         plain_factor: how much oftener a plain scene is drawn than another: one large thing of the
-            core vocabulary in the style that an unstyled prompt means.
+            core vocabulary in the style that an unstyled prompt means, or painted in one colour.
         caption_draws: the shortest of so many captions of a scene is used.
     """
 
@@ -221,11 +221,11 @@ def mini_language_model() -> LanguageModelRecipe:
 
 
 def mini_latents() -> LatentsRecipe:
-    """28,672 scenes at 128² area, then 6,144 at 256² area, four captions each."""
+    """28,672 scenes at 128² area, then 12,288 at 256² area, four captions each."""
     return LatentsRecipe(
         parts=(
             CacheConfig(base=128, num_shards=56, shard_size=512),
-            CacheConfig(base=256, num_shards=24, shard_size=256, seed=1),
+            CacheConfig(base=256, num_shards=48, shard_size=256, seed=1),
         )
     )
 
@@ -259,11 +259,11 @@ def mini_denoiser() -> DenoiserRecipe:
                 loop=LoopConfig(
                     optimizer=optimizer,
                     num_steps=100_000,
-                    minutes=81.0,
+                    minutes=60.0,
                     autocast="bfloat16",
                     ema_decay=0.998,
                 ),
-                minutes_share=0.75,
+                minutes_share=0.52,
                 plain_factor=5.0,
                 caption_draws=2,
             ),
@@ -288,11 +288,11 @@ def mini_denoiser() -> DenoiserRecipe:
                         final_fraction=0.05,
                     ),
                     num_steps=100_000,
-                    minutes=27.0,
+                    minutes=55.0,
                     autocast="bfloat16",
                     ema_decay=0.998,
                 ),
-                minutes_share=0.25,
+                minutes_share=0.48,
                 plain_factor=5.0,
                 caption_draws=2,
             ),

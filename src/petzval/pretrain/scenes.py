@@ -48,7 +48,9 @@ class SceneSource(Protocol):
         ...
 
     def is_plain(self, index: int, resolution: Resolution) -> bool:
-        """Whether the scene is one large thing that everybody knows, in the default style."""
+        """Whether the scene is one large thing that everybody knows, drawn as a plain prompt for
+        it would have it.
+        """
         ...
 
     def example(self, index: int) -> Example:
@@ -89,9 +91,11 @@ class SpriteScenes:
         return training_caption(self._scene(index, resolution), seed=variant)
 
     def is_plain(self, index: int, resolution: Resolution) -> bool:
-        """One large thing of the core vocabulary, as an unstyled prompt for it means it."""
+        """One large thing of the core vocabulary, as an unstyled prompt for it means it, or
+        painted in one colour.
+        """
         scene = self._scene(index, resolution)
-        if scene.skill != "single" or scene.style != DEFAULT_STYLE:
+        if scene.skill != "colour" and (scene.skill != "single" or scene.style != DEFAULT_STYLE):
             return False
         thing = scene.objects[0]
         return thing.size == "large" and self._library.concepts[thing.concept].core
