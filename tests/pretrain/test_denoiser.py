@@ -19,7 +19,7 @@ from petzval.pretrain import results
 from petzval.pretrain.cache import LatentPool
 from petzval.pretrain.denoiser import DenoiserConfig, DenoiserObjective
 from petzval.pretrain.preview import sample_pictures
-from petzval.pretrain.recipes import smoke_denoiser
+from petzval.pretrain.smoke_recipes import smoke_denoiser
 from petzval.training.optimizer import OptimizerConfig, build_optimizers
 from petzval.training.state import RunState
 from petzval.training.step import training_step

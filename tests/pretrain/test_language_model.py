@@ -18,8 +18,8 @@ from petzval.pretrain.language_model import (
     RouterWatch,
     initialise_language_model,
 )
-from petzval.pretrain.recipes import smoke_language_model
 from petzval.pretrain.scenes import ColouredSquares
+from petzval.pretrain.smoke_recipes import smoke_language_model
 from petzval.training.optimizer import OptimizerConfig, build_optimizers
 from petzval.training.state import RunState
 from petzval.training.step import training_step

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from petzval.models.latents import normalise, patchify
 from petzval.models.vae import Autoencoder
-from petzval.pretrain.recipes import smoke_vae
 from petzval.pretrain.scenes import ColouredSquares, to_tensor
+from petzval.pretrain.smoke_recipes import smoke_vae
 from petzval.pretrain.vae import (
     AutoencoderObjective,
     AutoencoderObjectiveConfig,

@@ -19,7 +19,7 @@ from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.metric import visibility_metric
 from petzval.pretrain.preview import PREVIEW_PROMPTS, sample_pictures
-from petzval.pretrain.recipes import DenoiserRecipe, DenoiserStage, LatentsRecipe
+from petzval.pretrain.recipe import DenoiserRecipe, DenoiserStage, LatentsRecipe
 from petzval.pretrain.scenes import scene_source
 from petzval.pretrain.session import Session
 from petzval.resolution import PRESETS, Resolution

@@ -23,7 +23,7 @@ from petzval.pretrain.language_model import (
     initialise_language_model,
 )
 from petzval.pretrain.preview import reconstruct
-from petzval.pretrain.recipes import (
+from petzval.pretrain.recipe import (
     AutoencoderRecipe,
     DenoiserRecipe,
     ExportRecipe,
@@ -31,8 +31,8 @@ from petzval.pretrain.recipes import (
     LatentsRecipe,
     TokenizerRecipe,
     UnpackRecipe,
-    recipe_by_name,
 )
+from petzval.pretrain.recipes import recipe_by_name
 from petzval.pretrain.scenes import scene_source, to_tensor
 from petzval.pretrain.session import Report, Session, hash_of, record
 from petzval.pretrain.tokenizer import build_mini_tokenizer
