@@ -100,6 +100,24 @@ def test_mistakes_are_answered_with_one_line(
     assert not Path("nowhere").exists() and not Path("texts").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("smoke_corpus", "--data", "nowhere"), "nowhere has no shards"),
+        (("mini_vae", "--model", "mini"), "mini_vae does not train on shards"),
+        (("mini_vae", "--latents", "kept"), "mini_vae does not train on shards"),
+        (("lens_base_stage3",), "unknown recipe 'lens_base_stage3'"),
+    ],
+)
+def test_mistakes_of_pretraining_are_one_line(
+    run: Run, words: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run("pretrain", *words, "--out", "never")
+    assert code == 2 and out == ""
+    assert [line for line in err.splitlines() if line.startswith("error: ") and message in line]
+    assert not Path("never").exists() and not Path("kept").exists()
+
+
 def test_an_endpoint_has_to_be_named(run: Run, tmp_path: Path) -> None:
     corpus = cleaned_corpus(tmp_path, 1)
     code, _, err = run("data", "caption", corpus.folder)

@@ -19,7 +19,7 @@ from petzval.data.packed_sampler import MAX_WAITING, PackedMode
 from petzval.data.packing import CostModel
 from petzval.data.sample_stream import GlobalStep, Sampler, SamplerState
 from petzval.data.sample_table import SampleTable
-from petzval.data.sampler import MODES, Mode, SamplerConfig, build_sampler, steps
+from petzval.data.sampler import MODES, Mode, SamplerConfig, SampleSteps, build_sampler, steps
 from petzval.errors import ConfigError, DataError, TrainingError
 
 SMALL = PackedMode(token_budget=12288)
@@ -225,6 +225,20 @@ def test_a_world_size_that_does_not_divide_is_refused(corpus: SampleTable) -> No
             step.of_rank(0, world_size)
     with pytest.raises(ConfigError, match="rank 2 is not one of 2"):
         step.of_rank(2, 2)
+
+
+@each_mode
+def test_steps_by_number_are_those_in_turn(corpus: SampleTable, mode: Mode) -> None:
+    sampler = sampler_of(corpus, mode)
+    drawn = run(sampler, sampler.start(), 5)
+    numbered = SampleSteps(sampler)
+    assert [numbered.at(number) for number in (0, 3, 3, 1, 4)] == [
+        drawn[number] for number in (0, 3, 3, 1, 4)
+    ]
+    later = SampleSteps(sampler, drawn[1][1])
+    assert later.at(2) == drawn[2]
+    with pytest.raises(ValueError, match="step 1 lies before step 2"):
+        later.at(1)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,14 @@ from petzval.models.mmdit import MMDiT
 from petzval.pretrain.layout import denoiser_layout
 from petzval.training import folders
 from petzval.training.loop import train
-from petzval.training.optimizer import OptimizerConfig
+from petzval.training.optimizer import OptimizerConfig, build_optimizers
 from petzval.training.parallel import ParallelConfig, full_state_dict, full_tensor, parallelize
 from petzval.training.ranks import Ranks, join_ranks
 from petzval.training.sharded import HuggingFaceStorageWriter
 from petzval.training.state import RunState
 from petzval.training.step import training_step
 from petzval.training.weighting import Weighting, weighted_value
+from petzval.weights.checkpoint import Checkpoint
 from tests.training.denoising import (
     DenoisingObjective,
     denoiser,
@@ -286,6 +287,46 @@ def evaluated(ranks: Ranks, folder: Path) -> Result:
     return {}, {"before": before, "after": after, **full_state_dict(model, ranks)}
 
 
+def corpus_steps(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Three steps over the shards in the folder: what was seen, losses, norms of gradients."""
+    from tests.conftest import GOLDENS
+    from tests.pretrain.corpus import denoiser as tiny_denoiser
+    from tests.pretrain.corpus import objective as corpus_objective
+    from tests.pretrain.corpus import settings
+
+    golden = GOLDENS / "checkpoint"
+    model = tiny_denoiser(Checkpoint.open(golden))
+    root = parallelize(model, ParallelConfig(), ranks, denoiser_layout(model.config))
+    state = RunState(
+        model=model, optimizers=build_optimizers(model, adamw()), ranks=ranks, root=root
+    )
+    objective = corpus_objective(folder / "shards", golden, settings(), ranks=ranks, model=model)
+    each = objective.batches_per_step
+    seen: list[list[int]] = []
+    losses: list[float] = []
+    norms: list[float] = []
+    for step in range(3):
+        batches = [objective.prepare(objective.batch(step * each + part)) for part in range(each)]
+        own = [use.id for batch in batches for use in batch.uses]
+        seen.append([number for ids in ranks.gather(own) for number in ids])
+        report = training_step(
+            objective,
+            batches[0],
+            state,
+            max_grad_norm=1.0,
+            weighting="sample",
+            more=batches[1:],
+        )
+        losses.append(report.loss)
+        norms.append(report.grad_norm)
+    return {"ids": seen, "losses": losses, "grad_norms": norms}
+
+
+def corpus(ranks: Ranks, folder: Path) -> Result:
+    """As `corpus_steps`."""
+    return corpus_steps(ranks, folder), {}
+
+
 PROGRAMS: dict[str, Callable[[Ranks, Path], Result]] = {
     program.__name__: program
     for program in (
@@ -304,6 +345,7 @@ PROGRAMS: dict[str, Callable[[Ranks, Path], Result]] = {
         denoising,
         compiled,
         evaluated,
+        corpus,
     )
 }
 

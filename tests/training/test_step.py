@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from petzval.training.optimizer import OptimizerConfig
+from petzval.training.ranks import Ranks
 from petzval.training.state import SpikeGuard
 from petzval.training.step import training_step
+from petzval.training.weighting import Weighting
+from tests.training.shared import SharedObjective, WholeObjective, adamw, small_state
 from tests.training.toy import LinearObjective, toy_state
 
 
@@ -35,6 +38,31 @@ def test_a_poisoned_batch_is_skipped_and_the_run_goes_on() -> None:
     assert all(torch.equal(before[k], v) for k, v in state.model.state_dict().items())
     report = training_step(objective, objective.batch(2), state, max_grad_norm=1.0)
     assert not report.skipped and report.loss < 10
+
+
+@pytest.mark.parametrize("by_item", [False, True])
+@pytest.mark.parametrize("weighting", ["rank", "sample", "token"])
+def test_batches_of_one_step_weigh_as_ranks_do(weighting: Weighting, by_item: bool) -> None:
+    sizes = (12, 4)
+    whole, parts = small_state(adamw(), Ranks()), small_state(adamw(), Ranks())
+    reference = WholeObjective(whole.model, sizes, weighting)
+    expected = training_step(reference, reference.batch(3), whole, max_grad_norm=1e9)
+    first, second = (
+        SharedObjective(parts.model, rank, sizes, by_item=by_item) for rank in range(2)
+    )
+    found = training_step(
+        first,
+        first.batch(3),
+        parts,
+        max_grad_norm=1e9,
+        weighting=weighting,
+        more=iter([second.batch(3)]),
+    )
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    assert (found.num_items, found.num_tokens) == (16, expected.num_tokens)
+    assert found.sums["loss_bucket_of_1"][1] == 4.0 and found.flops == 16e6
+    assert parts.step == 1
 
 
 def test_gradients_are_clipped() -> None:

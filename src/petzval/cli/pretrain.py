@@ -13,9 +13,13 @@ from petzval.errors import RequestError
 
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, such as mini_denoiser.")],
-    data: Annotated[Path, typer.Option(help="Folder written by `petzval data build`.")] = Path(
-        "build/data/mini"
-    ),
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder written by `petzval data build`; for a recipe that trains on a corpus, "
+            "such as lens_base_stage1, the shards of `petzval data shard`."
+        ),
+    ] = Path("build/data/mini"),
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the run. [default: build/runs/PART]"),
@@ -32,9 +36,20 @@ def pretrain(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint folder: mini_denoiser begins with its denoiser, mini_unpack takes it "
-            "apart. [default for mini_unpack: the mini that ships inside]"
+            help="Checkpoint folder: a denoiser's recipe begins with its denoiser, mini_unpack "
+            "takes it apart. [default for mini_unpack: the mini that ships inside]"
         ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="On a corpus: name or folder of the checkpoint whose tokenizer, text encoder and "
+            "autoencoder are used, frozen. [default: mini]"
+        ),
+    ] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(help="On a corpus: folder where latents are kept. [default: none are]"),
     ] = None,
     shards: Annotated[
         str | None, typer.Option(help="FIRST:STOP, a part of a latents recipe's shards.")
@@ -73,6 +88,8 @@ def pretrain(
         shards=part,
         num_workers=workers,
         start=start,
+        model=model,
+        latents=latents,
         report=lambda line: console.print(line, markup=False),
     )
     if launched_first():

@@ -59,6 +59,39 @@ def build_sampler(table: SampleTable, config: SamplerConfig) -> Sampler:
     return PackedSampler(table, config.packed, seed=seed, num_virtual_ranks=num_virtual_ranks)
 
 
+class SampleSteps:
+    """The steps of a sampler by their number, from the state where a process began.
+
+    Asked for in rising order, a step costs one draw. Worker processes each walk the same way.
+
+    Args:
+        sampler: draws the steps.
+        state: where to begin; the sampler's start if None.
+
+    Raises:
+        TrainingError: the state belongs to another corpus or to other settings.
+    """
+
+    def __init__(self, sampler: Sampler, state: SamplerState | None = None) -> None:
+        self._sampler = sampler
+        self._begin = sampler.start() if state is None else state
+        self._step, self._after = sampler.draw(self._begin)
+
+    def at(self, number: int) -> tuple[GlobalStep, SamplerState]:
+        """Step `number`, and the state to save after it.
+
+        Raises:
+            ValueError: it lies before the state that this began with.
+        """
+        if number < self._begin.step:
+            raise ValueError(f"step {number} lies before step {self._begin.step}, where this began")
+        if number < self._step.number:
+            self._step, self._after = self._sampler.draw(self._begin)
+        while self._step.number < number:
+            self._step, self._after = self._sampler.draw(self._after)
+        return self._step, self._after
+
+
 def steps(sampler: Sampler, state: SamplerState) -> Iterator[tuple[GlobalStep, SamplerState]]:
     """Steps without end, each with the state to save after it."""
     while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -76,6 +77,19 @@ def training_mu(num_tokens: int) -> float:
     return 1.0 + 0.3 * (num_tokens - 256) / (4096 - 256)
 
 
+def training_sigmas(uniform: Tensor, num_tokens: Sequence[int], *, std: float = 1.0) -> Tensor:
+    """Noise levels [samples] in (0, 1): sigmoid(mu(n) + std z), z the normal quantile of a draw.
+
+    Args:
+        uniform: [samples] float64 in [0, 1).
+        num_tokens: image tokens of each sample.
+        std: of logit(t).
+    """
+    mu = torch.tensor([training_mu(each) for each in num_tokens], dtype=torch.float64)
+    normal: Tensor = torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7))
+    return torch.sigmoid(mu + std * normal).float()
+
+
 def sample_training_sigmas(
     num_samples: int,
     num_tokens: int,
@@ -84,7 +98,7 @@ def sample_training_sigmas(
     std: float = 1.0,
     stratified: bool = True,
 ) -> Tensor:
-    """Noise levels [num_samples] in (0, 1): sigmoid(mu(n) + std z).
+    """Noise levels [num_samples] in (0, 1) of pictures of one size; see `training_sigmas`.
 
     Stratified: one draw in each of num_samples equal slices of probability, in random order; the
     same distribution with less variance over a batch.
@@ -93,5 +107,4 @@ def sample_training_sigmas(
     if stratified:
         order = torch.randperm(num_samples, generator=generator)
         uniform = (order + uniform) / num_samples
-    normal: Tensor = torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7))
-    return torch.sigmoid(training_mu(num_tokens) + std * normal).float()
+    return training_sigmas(uniform, [num_tokens] * num_samples, std=std)

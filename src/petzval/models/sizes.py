@@ -16,6 +16,16 @@ LENS_MMDIT = MMDiTConfig(
 )
 """4,104,225,152 parameters; the same for Lens-Base, Lens and Lens-Turbo."""
 
+LENS_TOY_MMDIT = MMDiTConfig(
+    num_layers=32,
+    num_attention_heads=16,
+    in_channels=128,
+    out_channels=32,
+    enc_hidden_dim=2880,
+    selected_layer_index=(5, 11, 17, 23),
+)
+"""Width 1024: some 1.2 B parameters, as the paper's model for ablations has."""
+
 LENS_GPT_OSS = GptOssConfig(
     hidden_size=2880,
     num_hidden_layers=24,

@@ -103,10 +103,13 @@ def load_pixels(picture: CaptionedPicture, resolution: Resolution) -> NDArray[np
     Raises:
         DataError: it cannot be decoded.
     """
+    return cover(_decode(picture.file)[1].pixels, resolution)
+
+
+def cover(pixels: NDArray[np.uint8], resolution: Resolution) -> NDArray[np.uint8]:
+    """RGB [H, W, 3] scaled to cover the resolution, and its middle [height, width, 3]."""
     size = (resolution.width, resolution.height)
-    _, decoded = _decode(picture.file)
-    image = Image.fromarray(decoded.pixels)
-    fitted = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(Image.fromarray(pixels), size, method=Image.Resampling.LANCZOS)
     return np.array(fitted, dtype=np.uint8)
 
 

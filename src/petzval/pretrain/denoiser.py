@@ -24,16 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.flow.path import interpolate, velocity
 from petzval.flow.schedule import sample_training_sigmas
 from petzval.models.flops import training_flops
-from petzval.models.gpt_oss import GptOssEncoder, PrefixCache
+from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.mmdit import MMDiT
+from petzval.pretrain.caption_encoder import CaptionEncoder
 from petzval.pretrain.metric import blend
 from petzval.pretrain.pool import Pool
-from petzval.pretrain.windows import SortedWindows, pad
+from petzval.pretrain.windows import SortedWindows
 from petzval.training.objective import Loss
 from petzval.training.tallies import tally_by_decile, tally_by_label
 
@@ -124,7 +124,7 @@ class DenoiserObjective:
         self.pool = pool
         self.config = config
         self._metric = None if metric is None else blend(metric, config.visible_share)
-        self._prefix: PrefixCache | None = None
+        self._captions = CaptionEncoder(encoder, tokenizer)
         self._windows: dict[tuple[int, int], SortedWindows[DenoiserSample]] = {}
 
     def bucket(self, step: int) -> tuple[int, int]:
@@ -145,15 +145,13 @@ class DenoiserObjective:
         sigmas = sample_training_sigmas(
             len(samples), latents.shape[1], generator, std=config.sigma_std
         )
-        ids, mask = pad([s.text_ids for s in samples], self._fill, multiple=config.text_multiple)
+        ids, mask = self._captions.pad(
+            [sample.text_ids for sample in samples], multiple=config.text_multiple
+        )
         noise = torch.randn(latents.shape, generator=generator)
         return DenoiserBatch(
             latents=latents, noise=noise, sigmas=sigmas, grid=grid, ids=ids, mask=mask
         )
-
-    @property
-    def _fill(self) -> int:
-        return self.tokenizer.special_id("<|endoftext|>")
 
     def _window_of(self, grid: tuple[int, int]) -> SortedWindows[DenoiserSample]:
         if grid not in self._windows:
@@ -180,19 +178,13 @@ class DenoiserObjective:
             dropped = rng.random() < config.text_dropout
             ids: tuple[int, ...] = ()
             if not dropped:
-                ids = self.tokenizer.encode(caption, max_tokens=config.max_tokens + 97).text_ids
+                ids = self._captions.ids(caption, config.max_tokens)
             samples.append(DenoiserSample(latents=latents, text_ids=ids))
         return samples
 
-    @torch.no_grad()
     def features(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """Frozen features [B, T, width] of each selected layer, behind the cached prefix."""
-        device = next(self.encoder.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            if self._prefix is None:
-                prefix = torch.tensor(self.tokenizer.prefix(DEFAULT_DATE), device=device)[None]
-                self._prefix = self.encoder.encode_prefix(prefix)
-            return self.encoder(ids.to(device), mask.to(device), self._prefix)
+        return self._captions.features(ids, mask)
 
     def prepare(self, batch: DenoiserBatch) -> DenoiserBatch:
         """The batch on the model's device, with its text features: work of the step before."""

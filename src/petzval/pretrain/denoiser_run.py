@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import from_mapping, read_json
-from petzval.errors import TrainingError
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
@@ -18,17 +16,16 @@ from petzval.pretrain.cache import LatentPool, Weigh
 from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.metric import visibility_metric
-from petzval.pretrain.preview import PREVIEW_PROMPTS, sample_pictures
+from petzval.pretrain.preview import PREVIEW_PROMPTS, draw_grid
 from petzval.pretrain.recipe import DenoiserRecipe, DenoiserStage, LatentsRecipe
 from petzval.pretrain.scenes import scene_source
 from petzval.pretrain.session import Session
+from petzval.pretrain.start import take_weights
 from petzval.resolution import PRESETS, Resolution
 from petzval.training.checkpoint import CHECKPOINTS, list_checkpoints, load_weights
 from petzval.training.loop import LoopConfig, Outcome, train
-from petzval.training.pictures import save_grid
 from petzval.training.ranks import Ranks
 from petzval.training.state import RunState
-from petzval.weights.checkpoint import Checkpoint
 
 _METRIC_SCENES = 96
 _RUN_FACTS = ("recipe", "torch", "session")
@@ -74,7 +71,7 @@ def train_denoiser(
         model = MMDiT(recipe.model)
         model.initialise()
         if start is not None:
-            _take_weights(model, start)
+            take_weights(model, start)
         model.to(device)
         stage_folder = folder / stage.name
         loop = session.apply(stage.loop, stage.minutes_share)
@@ -142,19 +139,6 @@ def _metric(
     return total / ranks.size
 
 
-def _take_weights(model: MMDiT, start: Path) -> None:
-    """Begin with the denoiser of a checkpoint in the published layout, of any float type."""
-    checkpoint = Checkpoint.open(start)
-    # `inner_dim` is written for other programs and decides nothing.
-    if dataclasses.replace(checkpoint.denoiser_config, inner_dim=None) != model.config:
-        raise TrainingError(
-            f"the denoiser of {start} has another size than the recipe's: "
-            f"{checkpoint.denoiser_config}",
-            "use a recipe for that size",
-        )
-    model.load_state_dict(checkpoint.load_denoiser(torch.float32).state_dict())
-
-
 def _train_stage(
     recipe: DenoiserRecipe,
     stage: DenoiserStage,
@@ -168,21 +152,16 @@ def _train_stage(
     grid = PRESETS[max(stage.objective.bases)]["1:1"].grid
 
     def preview(state: RunState) -> dict[str, float]:
-        assert state.ema is not None
-        with state.ema.applied_to(objective.model):
-            pictures = state.evaluate(
-                lambda: sample_pictures(
-                    objective,
-                    autoencoder,
-                    PREVIEW_PROMPTS,
-                    grid,
-                    num_steps=recipe.preview_steps,
-                    guidance=recipe.preview_guidance,
-                )
-            )
-        if state.ranks.is_first:
-            name = f"{stage.name}-{state.step:08d}.png"
-            save_grid(folder / "grids" / name, [picture.cpu() for picture in pictures], 6)
+        draw_grid(
+            folder / "grids" / f"{stage.name}-{state.step:08d}.png",
+            state,
+            objective,
+            autoencoder,
+            PREVIEW_PROMPTS,
+            grid,
+            num_steps=recipe.preview_steps,
+            guidance=recipe.preview_guidance,
+        )
         return {}
 
     return train(

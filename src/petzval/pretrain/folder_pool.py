@@ -7,17 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from petzval.models.latents import normalise, patchify
 from petzval.models.vae import Autoencoder
 from petzval.pretrain.captioned_folder import CaptionedPicture, load_pixels, nearest_preset
+from petzval.pretrain.latent_tokens import encode_pictures, read_tokens, write_tokens
 from petzval.pretrain.scenes import to_tensor
-from petzval.resolution import PRESETS, Resolution
-from petzval.weights.writing import write_safetensors
+from petzval.resolution import PRESETS
 
 Grid = tuple[int, int]
 
@@ -116,37 +112,20 @@ def encode_folder(
         size = nearest_preset(picture.height, picture.width, base)
         name = hashlib.sha256(f"{picture.sha256} {size} {autoencoder_id}".encode()).hexdigest()
         file = cache / f"{name}.safetensors"
-        tokens = _cached(file, size)
+        tokens = read_tokens(file, size.num_tokens)
         if tokens is None:
             tokens = encode(autoencoder, to_tensor(load_pixels(picture, size)))
-            write_safetensors(file, {"latents": tokens})
+            write_tokens(file, tokens)
         samples.setdefault(size.grid, []).append((tokens, picture.caption))
         advance(number)
     return samples
 
 
-@torch.no_grad()
 def encode(autoencoder: Autoencoder, image: Tensor) -> Tensor:
     """One picture [3, H, W] in [-1, 1] → normalised tokens [S, C], float32 on the CPU."""
-    statistics = autoencoder.bn
-    latents = autoencoder.encode(image[None].to(statistics.running_mean.device))
-    tokens = normalise(
-        patchify(latents), statistics.running_mean, statistics.running_var, statistics.eps
-    )
-    return tokens[0].float().cpu()
+    return encode_pictures(autoencoder, image[None])[0].cpu()
 
 
 def batch_tokens(batch_size: int, base: int) -> int:
     """Image tokens a step, so that every bucket of a family has at least this many pictures."""
     return batch_size * max(size.num_tokens for size in PRESETS[base].values())
-
-
-def _cached(file: Path, size: Resolution) -> Tensor | None:
-    """Tokens of an earlier session; None where there are none, or a damaged file."""
-    if not file.is_file():
-        return None
-    try:
-        tokens = load_file(file).get("latents")
-    except (OSError, SafetensorError):
-        return None
-    return tokens if tokens is not None and tokens.shape[0] == size.num_tokens else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,8 +18,9 @@ from petzval.models.latents import denormalise, unpatchify
 from petzval.models.mmdit import MMDiT
 from petzval.models.rope import mmdit_rope
 from petzval.models.vae import Autoencoder
-from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.windows import pad
+from petzval.training.pictures import save_grid
+from petzval.training.state import RunState
 
 PREVIEW_PROMPTS: tuple[str, ...] = (
     "a red apple on a white background",
@@ -35,6 +38,25 @@ PREVIEW_PROMPTS: tuple[str, ...] = (
 )
 
 
+@runtime_checkable
+class Drawing(Protocol):
+    """What pictures are drawn with: the objective that trains a denoiser."""
+
+    @property
+    def model(self) -> MMDiT:
+        """The denoiser."""
+        ...
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """Of the text encoder."""
+        ...
+
+    def features(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """Features [B, T, width] of each selected layer, of ids and mask [B, T]."""
+        ...
+
+
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] through the latents and back, not clamped."""
@@ -43,7 +65,7 @@ def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample_pictures(
-    objective: DenoiserObjective,
+    objective: Drawing,
     autoencoder: Autoencoder,
     prompts: Sequence[str],
     grid: tuple[int, int],
@@ -72,6 +94,35 @@ def sample_pictures(
     return list(decode_tokens(autoencoder, tokens, grid))
 
 
+def draw_grid(
+    file: Path,
+    state: RunState,
+    objective: Drawing,
+    autoencoder: Autoencoder,
+    prompts: Sequence[str],
+    grid: tuple[int, int],
+    *,
+    num_steps: int,
+    guidance: float,
+    num_columns: int = 6,
+) -> None:
+    """Pictures of some prompts, drawn with the averages. All ranks call it, the first one writes.
+
+    Raises:
+        ValueError: the run keeps no averages.
+    """
+    if state.ema is None:
+        raise ValueError("pictures are drawn with averages of the weights, and there are none")
+    with state.ema.applied_to(state.model):
+        pictures = state.evaluate(
+            lambda: sample_pictures(
+                objective, autoencoder, prompts, grid, num_steps=num_steps, guidance=guidance
+            )
+        )
+    if state.ranks.is_first:
+        save_grid(file, [picture.cpu() for picture in pictures], num_columns)
+
+
 def decode_tokens(autoencoder: Autoencoder, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Normalised tokens [B, S, C] → pictures [B, 3, 16 h, 16 w], not clamped."""
     bn = autoencoder.bn
@@ -80,7 +131,7 @@ def decode_tokens(autoencoder: Autoencoder, tokens: Tensor, grid: tuple[int, int
 
 
 def _embed(
-    objective: DenoiserObjective, tokenizer: PromptTokenizer, prompts: Sequence[str]
+    objective: Drawing, tokenizer: PromptTokenizer, prompts: Sequence[str]
 ) -> tuple[Tensor, Tensor | None]:
     rows = [tokenizer.encode(prompt).text_ids for prompt in prompts]
     ids, mask = pad(rows, tokenizer.special_id("<|endoftext|>"))

@@ -10,6 +10,7 @@ from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
 from petzval.pretrain.cache import CacheConfig
+from petzval.pretrain.corpus_batch import CorpusConfig
 from petzval.pretrain.denoiser import DenoiserConfig
 from petzval.pretrain.export import ExportConfig
 from petzval.pretrain.language_model import LanguageModelConfig
@@ -110,6 +111,28 @@ class DenoiserRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusRecipe:
+    """A denoiser run over the shards of a corpus, with the frozen networks of a checkpoint.
+
+    Attributes:
+        model: sizes of the denoiser.
+        adapts: whether its channels and the features it reads follow the checkpoint's networks;
+            otherwise a checkpoint with others is refused.
+        num_previews: captions of the corpus that a grid of pictures is drawn from.
+    """
+
+    model: MMDiTConfig
+    objective: CorpusConfig
+    loop: LoopConfig
+    adapts: bool = False
+    num_previews: int = 6
+    preview_steps: int = 20
+    preview_guidance: float = 5.0
+    seed: int = 5
+    kind: Literal["corpus"] = "corpus"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerRecipe:
     """A small vocabulary, cut from the full one to what the corpus uses."""
 
@@ -144,6 +167,7 @@ Recipe = (
     | LanguageModelRecipe
     | LatentsRecipe
     | DenoiserRecipe
+    | CorpusRecipe
     | ExportRecipe
     | UnpackRecipe
 )

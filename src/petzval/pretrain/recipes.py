@@ -1,4 +1,8 @@
-"""Every recipe by name: `mini_*` make the checkpoint that ships inside, `smoke_*` prove the road.
+"""Every recipe by name.
+
+    mini_*                 make the checkpoint that ships inside
+    lens_base_*, toy_1b    the paper's runs, over the shards of a corpus
+    smoke_*                prove the road in seconds
 
 A recipe is a function returning a frozen value (`petzval.pretrain.recipe`); nothing in it is read
 from a file.
@@ -9,6 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from petzval.errors import ConfigError
+from petzval.pretrain.lens_recipes import (
+    lens_base_stage1,
+    lens_base_stage2,
+    lens_base_stage2_fast,
+    toy_1b,
+)
 from petzval.pretrain.mini_recipes import (
     mini_denoiser,
     mini_export,
@@ -20,6 +30,8 @@ from petzval.pretrain.mini_recipes import (
 )
 from petzval.pretrain.recipe import Recipe
 from petzval.pretrain.smoke_recipes import (
+    smoke_corpus,
+    smoke_corpus_packed,
     smoke_denoiser,
     smoke_export,
     smoke_language_model,
@@ -37,11 +49,17 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         mini_denoiser,
         mini_export,
         mini_unpack,
+        lens_base_stage1,
+        lens_base_stage2,
+        lens_base_stage2_fast,
+        toy_1b,
         smoke_vae,
         smoke_language_model,
         smoke_latents,
         smoke_denoiser,
         smoke_export,
+        smoke_corpus,
+        smoke_corpus_packed,
     )
 }
 

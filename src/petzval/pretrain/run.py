@@ -25,6 +25,7 @@ from petzval.pretrain.language_model import (
 from petzval.pretrain.preview import reconstruct
 from petzval.pretrain.recipe import (
     AutoencoderRecipe,
+    CorpusRecipe,
     DenoiserRecipe,
     ExportRecipe,
     LanguageModelRecipe,
@@ -52,7 +53,7 @@ from petzval.training.state import RunState
 
 HELD_BACK = 10**9
 """Scene indices from here on are never trained on; previews and held-out losses use them."""
-_TRAINING = (AutoencoderRecipe, LanguageModelRecipe, DenoiserRecipe)
+_TRAINING = (AutoencoderRecipe, LanguageModelRecipe, DenoiserRecipe, CorpusRecipe)
 
 
 def run(
@@ -68,6 +69,8 @@ def run(
     shards: tuple[int, int] | None = None,
     num_workers: int | None = None,
     start: Path | None = None,
+    model: str | Path | None = None,
+    latents: Path | None = None,
     report: Report = print,
 ) -> Path:
     """Run a recipe to its end, or to the end of its time.
@@ -77,7 +80,8 @@ def run(
 
     Args:
         recipe_name: one of `recipes.RECIPES`.
-        data_folder: written by `petzval data build`; toy recipes never open it.
+        data_folder: written by `petzval data build`, and for a corpus recipe by
+            `petzval data shard`; toy recipes never open it.
         run_folder: of this run. A denoiser finds the runs it needs beside it.
         tokenizer_folder: of `tokenizer.json`; `tokenizer` beside the run folder if None.
         resume: go on from the last state in the folder.
@@ -89,6 +93,9 @@ def run(
         start: a checkpoint folder in the published layout whose denoiser a denoiser recipe begins
             with, in place of random weights (averages and optimizer are fresh), or that an unpack
             recipe takes apart.
+        model: name or folder of the checkpoint whose frozen networks a corpus recipe uses; mini if
+            None.
+        latents: folder where a corpus recipe keeps latents; None encodes every time.
         report: receives lines of progress.
 
     Returns:
@@ -97,6 +104,8 @@ def run(
     Raises:
         TrainingError: something the recipe needs is missing, `start` does not fit it, or torchrun
             started several processes for a recipe that trains nothing.
+        DataError: there are no shards, or not those that the recipe takes.
+        ConfigError: no such recipe, or a number of processes that cannot share its work alike.
     """
     recipe = recipe_by_name(recipe_name)
     if launched_size() > 1 and not isinstance(recipe, _TRAINING):
@@ -110,10 +119,15 @@ def run(
         for written in unpack_checkpoint(folder, run_folder.parent, recipe.settings):
             report(f"{written} from {folder}")
         return run_folder.parent
-    if start is not None and not isinstance(recipe, DenoiserRecipe):
+    if start is not None and not isinstance(recipe, DenoiserRecipe | CorpusRecipe):
         raise TrainingError(
             f"{recipe_name} trains no denoiser and cannot start from a checkpoint",
-            "start is for denoiser recipes, such as mini_denoiser",
+            "start is for denoiser recipes, such as mini_denoiser and lens_base_stage2",
+        )
+    if (model, latents) != (None, None) and not isinstance(recipe, CorpusRecipe):
+        raise TrainingError(
+            f"{recipe_name} does not train on shards with a checkpoint's frozen networks",
+            "model and latents are for corpus recipes, such as smoke_corpus and lens_base_stage1",
         )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -127,6 +141,14 @@ def run(
         return export_checkpoint(
             run_folder.parent, run_folder, recipe.settings, data_folder=data_folder
         )
+    sources = None
+    if isinstance(recipe, CorpusRecipe):
+        # Needs the extra `data`, which the other recipes do without.
+        from petzval.pretrain import corpus_run
+
+        sources = corpus_run.open_sources(
+            recipe, data_folder, model or "mini", latents, launched_size()
+        )
     run_folder.mkdir(parents=True, exist_ok=True)
     asked = {
         "minutes": minutes,
@@ -135,6 +157,7 @@ def run(
         "machine": machine(),
         "processes": launched_size(),
         "start": None if start is None else str(start),
+        **({} if sources is None else {"model": str(sources.located.folder)}),
     }
     if isinstance(recipe, LatentsRecipe):
         record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
@@ -157,7 +180,12 @@ def run(
             ranks=ranks,
             config_hash=hash_of(recipe),
         )
-        if isinstance(recipe, AutoencoderRecipe):
+        if isinstance(recipe, CorpusRecipe):
+            from petzval.pretrain import corpus_run
+
+            assert sources is not None
+            corpus_run.train_corpus(recipe, recipe_name, sources, run_folder, place, start, session)
+        elif isinstance(recipe, AutoencoderRecipe):
             _train_autoencoder(recipe, data_folder, run_folder, place, session)
         elif isinstance(recipe, LanguageModelRecipe):
             _train_language_model(

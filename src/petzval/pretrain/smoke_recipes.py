@@ -1,16 +1,27 @@
-"""Runs of seconds that prove the road: the same stages as `mini_*`, on coloured squares."""
+"""Runs of seconds that prove the road.
+
+The stages of `mini_*` on coloured squares, and `smoke_corpus` on any corpus of one's own.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
+from petzval.data.bucket_sampler import BucketMode
+from petzval.data.packed_sampler import PackedMode
+from petzval.data.packing import CostModel
+from petzval.data.sampler import SamplerConfig
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
 from petzval.pretrain.cache import CacheConfig
+from petzval.pretrain.corpus_batch import CorpusConfig
 from petzval.pretrain.denoiser import DenoiserConfig
 from petzval.pretrain.export import ExportConfig
 from petzval.pretrain.language_model import LanguageModelConfig
 from petzval.pretrain.recipe import (
     AutoencoderRecipe,
+    CorpusRecipe,
     DenoiserRecipe,
     DenoiserStage,
     ExportRecipe,
@@ -118,3 +129,41 @@ def smoke_denoiser() -> DenoiserRecipe:
 def smoke_export() -> ExportRecipe:
     """Seconds: the smoke runs as a checkpoint."""
     return ExportRecipe(settings=ExportConfig(name="smoke", steps=2, guidance=3.0, base=128))
+
+
+def smoke_corpus() -> CorpusRecipe:
+    """Seconds: a tiny denoiser on any shards, with the frozen networks of any checkpoint."""
+    return CorpusRecipe(
+        model=MMDiTConfig(
+            num_layers=2,
+            num_attention_heads=1,
+            in_channels=16,
+            out_channels=4,
+            enc_hidden_dim=32,
+            selected_layer_index=(0,),
+        ),
+        adapts=True,
+        objective=CorpusConfig(
+            sampler=SamplerConfig(
+                num_virtual_ranks=2,
+                bucket=BucketMode(batch_sizes=((64, 4), (256, 2), (1024, 1))),
+                packed=PackedMode(token_budget=4608, cost_model=CostModel(linear_tokens=6 * 64)),
+            ),
+        ),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+            num_steps=4,
+            log_every=2,
+        ),
+        num_previews=2,
+        preview_steps=2,
+        preview_guidance=3.0,
+    )
+
+
+def smoke_corpus_packed() -> CorpusRecipe:
+    """`smoke_corpus` in packed rows with stratified noise levels."""
+    recipe = smoke_corpus()
+    sampler = dataclasses.replace(recipe.objective.sampler, mode="packed")
+    objective = dataclasses.replace(recipe.objective, sampler=sampler, stratified=True)
+    return dataclasses.replace(recipe, objective=objective)

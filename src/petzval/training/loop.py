@@ -6,8 +6,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +21,7 @@ from petzval.training.checkpoint import (
     load_checkpoint,
 )
 from petzval.training.metrics import MetricsLog
-from petzval.training.objective import BatchT, Objective, Preparing
+from petzval.training.objective import Accumulating, BatchT, Objective, Preparing
 from petzval.training.optimizer import OptimizerConfig, learning_rate_factor, set_learning_rate
 from petzval.training.parallel import ParallelConfig
 from petzval.training.prefetch import Prefetcher
@@ -166,17 +167,17 @@ class _Session:
             config.optimizer, state.step, progress(state, config)
         )
         set_learning_rate(state.optimizers, rate)
-        batch = next(batches)
-        waited = time.monotonic() - started
+        timed = _Timed(batches)
         made = training_step(
             objective,
-            batch,
+            next(timed),
             state,
             max_grad_norm=config.optimizer.max_grad_norm,
             autocast=torch.bfloat16 if config.autocast == "bfloat16" else None,
             weighting=config.parallel.weighting,
+            more=islice(timed, _batches_per_step(objective) - 1),
         )
-        self.window.add(made, waited)
+        self.window.add(made, timed.waited)
         self.saved = None
         # Times decide what is due, so all ranks go by one clock.
         state.seconds = state.ranks.of_first(state.seconds + time.monotonic() - started)
@@ -236,15 +237,33 @@ def _finished(state: RunState, config: LoopConfig) -> Literal["steps", "minutes"
     return None
 
 
-class _Steps(Dataset[Any]):
-    """Batches by step number, for worker processes."""
+class _Timed(Generic[BatchT]):
+    """Batches, and the seconds that were waited for them."""
 
-    def __init__(self, objective: Objective[Any], num_steps: int) -> None:
+    def __init__(self, batches: Iterator[BatchT]) -> None:
+        self._batches = batches
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[BatchT]:
+        return self
+
+    def __next__(self) -> BatchT:
+        started = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self.waited += time.monotonic() - started
+
+
+class _Batches(Dataset[Any]):
+    """Batches by number, for worker processes."""
+
+    def __init__(self, objective: Objective[Any], count: int) -> None:
         self.objective = objective
-        self.num_steps = num_steps
+        self.count = count
 
     def __len__(self) -> int:
-        return self.num_steps
+        return self.count
 
     def __getitem__(self, index: int) -> Any:
         return self.objective.batch(index)
@@ -261,23 +280,29 @@ def _prepared_batches(
     return Prefetcher(_makers(objective, state.step, config), prepare, device)
 
 
+def _batches_per_step(objective: object) -> int:
+    return objective.batches_per_step if isinstance(objective, Accumulating) else 1
+
+
 def _makers(
-    objective: Objective[BatchT], first: int, config: LoopConfig
+    objective: Objective[BatchT], first_step: int, config: LoopConfig
 ) -> Iterator[Callable[[], BatchT]]:
-    """Makers of batches from `first` on; called inside the timed part of the step."""
+    """Makers of batches from a step on; called inside the timed part of the step."""
+    each = _batches_per_step(objective)
+    numbers = range(first_step * each, config.num_steps * each)
     if config.num_workers == 0:
-        for step in range(first, config.num_steps):
-            yield lambda step=step: objective.batch(step)
+        for number in numbers:
+            yield lambda number=number: objective.batch(number)
         return
     loader = DataLoader(
-        _Steps(objective, config.num_steps),
+        _Batches(objective, numbers.stop),
         batch_size=None,
-        sampler=cast("Any", range(first, config.num_steps)),
+        sampler=cast("Any", numbers),
         num_workers=config.num_workers,
         prefetch_factor=4,
     )
     batches = iter(loader)
-    for _ in range(first, config.num_steps):
+    for _ in numbers:
         yield lambda: next(batches)
 
 

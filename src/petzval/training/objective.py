@@ -50,12 +50,26 @@ class Objective(Protocol[BatchT]):
     rank's share of the step.
     """
 
-    def batch(self, step: int) -> BatchT:
-        """What step number `step` learns from."""
+    def batch(self, step: int, /) -> BatchT:
+        """What step number `step` learns from; of an `Accumulating` one, batch number `step`."""
         ...
 
     def loss(self, batch: BatchT) -> Loss:
         """The value to minimise on a batch, with its gradient."""
+        ...
+
+
+@runtime_checkable
+class Accumulating(Protocol):
+    """An objective whose step is several batches, one after the other in one process.
+
+    `batch(n)` is then batch `n % batches_per_step` of step `n // batches_per_step`. Their gradients
+    are added as those of as many ranks would be, and only one of them is in memory at a time.
+    """
+
+    @property
+    def batches_per_step(self) -> int:
+        """Batches of this process in each step, at least 1; the same number on all ranks."""
         ...
 
 

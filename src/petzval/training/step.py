@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from petzval.training.objective import BatchT, Loss, Objective
 from petzval.training.parallel import full_tensor
 from petzval.training.state import RunState
-from petzval.training.weighting import Weighting, weighted_value
+from petzval.training.tallies import add_tallies
+from petzval.training.weighting import Weighting, weighted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,7 @@ def training_step(
     max_grad_norm: float,
     autocast: torch.dtype | None = None,
     weighting: Weighting = "rank",
+    more: Iterable[BatchT] = (),
 ) -> StepReport:
     """Advance the state by one step; all ranks together, and all alike.
 
@@ -57,22 +60,13 @@ def training_step(
         max_grad_norm: gradients are scaled down to this global norm.
         autocast: type of the matrix products; parameters and updates stay float32.
         weighting: what this rank's batch weighs among the others'.
+        more: further batches of this step, as many on every rank. Each is taken when the one before
+            is done; together they weigh as the batches of as many more ranks would.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    device = parameters[0].device.type
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    losses: list[Loss] = []
-
-    def value() -> Tensor:
-        with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-            losses.append(objective.loss(batch))
-        return weighted_value(losses[0], weighting, state.ranks)
-
-    minimised = state.within(value)
-    minimised.backward()  # pyright: ignore[reportUnknownMemberType]
-    if state.root is not None:
-        state.root.drop_idle_gradients()
+    losses, minimised = _backward(objective, chain((batch,), more), state, autocast, weighting)
     # Every rank acts on one and the same number, whatever their own last bits are.
     grad_norm = state.ranks.of_first(float(_clip(parameters, max_grad_norm)))
     accepted = state.guard.accepts(grad_norm)
@@ -81,7 +75,65 @@ def training_step(
             optimizer.step()
         if state.ema is not None:
             state.ema.update(state.model)
-    return _report(losses[0], minimised, grad_norm, accepted, state)
+    return _report(_joined(losses), minimised, grad_norm, accepted, state)
+
+
+def _backward(
+    objective: Objective[BatchT],
+    batches: Iterable[BatchT],
+    state: RunState,
+    autocast: torch.dtype | None,
+    weighting: Weighting,
+) -> tuple[list[Loss], Tensor]:
+    """Add up the gradients of a step's batches; what each lost, and the value that was minimised.
+
+    A batch's weight among the others is known when all have run. Until then gradients are in units
+    of the first one's weight.
+    """
+    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    device = parameters[0].device.type
+    losses: list[Loss] = []
+    weights: list[float] = []
+    values: list[Tensor] = []
+    for batch in batches:
+
+        def value(batch: BatchT = batch) -> Tensor:
+            with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+                losses.append(objective.loss(batch))
+            own, weight = weighted(losses[-1], weighting, state.ranks)
+            weights.append(weight)
+            return own if len(weights) == 1 else own * (weight / weights[0])
+
+        minimised = state.within(value)
+        minimised.backward()  # pyright: ignore[reportUnknownMemberType]
+        values.append(minimised.detach())
+    if state.root is not None:
+        state.root.drop_idle_gradients()
+    if len(weights) == 1:
+        return losses, values[0]
+    share = weights[0] / sum(weights)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(share)
+    return losses, torch.stack(values).sum() * share
+
+
+def _joined(losses: Sequence[Loss]) -> Loss:
+    """What a step's batches say together, for the log."""
+    if len(losses) == 1:
+        return losses[0]
+    flops = [loss.flops for loss in losses]
+    return Loss(
+        value=losses[0].value.detach(),
+        parts={
+            name: torch.stack([loss.parts[name].detach() for loss in losses]).mean()
+            for name in losses[0].parts
+        },
+        num_items=sum(loss.num_items for loss in losses),
+        num_tokens=sum(loss.num_tokens for loss in losses),
+        means=add_tallies([loss.means for loss in losses]),
+        flops=None if None in flops else sum(number or 0.0 for number in flops),
+    )
 
 
 def _report(

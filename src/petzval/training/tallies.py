@@ -50,6 +50,20 @@ def tally_by_label(
     return tallies
 
 
+def add_tallies(parts: Iterable[Mapping[str, Tally]]) -> dict[str, Tally]:
+    """Tallies added by name; a name may be missing anywhere."""
+    sums: dict[str, Tally] = {}
+    for part in parts:
+        for name, tally in part.items():
+            own = sums.get(name)
+            sums[name] = (
+                tally
+                if own is None
+                else Tally(total=own.total + tally.total, count=own.count + tally.count)
+            )
+    return sums
+
+
 def add_sums(parts: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
     """Element-wise sums by name; a name may be missing anywhere."""
     sums: dict[str, list[float]] = {}

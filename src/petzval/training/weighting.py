@@ -29,16 +29,22 @@ def weighted_value(loss: Loss, weighting: Weighting, ranks: Ranks) -> Tensor:
     are weighed one by one; otherwise the batch's mean counts for all its samples or tokens, which
     is the same where they are of one size. All ranks must call it.
     """
+    return weighted(loss, weighting, ranks)[0]
+
+
+def weighted(loss: Loss, weighting: Weighting, ranks: Ranks) -> tuple[Tensor, float]:
+    """`weighted_value`, and what it weighs against the other batches of a step.
+
+    The weight is the number of samples or tokens of all ranks' batches; 1 where ranks count alike.
+    """
     if weighting == "rank":
-        return loss.value
-    share, total = loss.num_items, 0.0
-    if weighting == "token":
-        share = loss.num_tokens
-    [total] = ranks.sum([float(share)])
-    scale = ranks.size / max(1.0, total)
+        return loss.value, 1.0
+    share = loss.num_items if weighting == "sample" else loss.num_tokens
+    total = max(1.0, ranks.sum([float(share)])[0])
+    scale = ranks.size / total
     if loss.items is None:
-        return loss.value * (share * scale)
+        return loss.value * (share * scale), total
     if weighting == "sample":
-        return loss.items.sum() * scale
+        return loss.items.sum() * scale, total
     assert loss.item_tokens is not None, "token weighting of items needs their token counts"
-    return (loss.items * loss.item_tokens.to(loss.items.dtype)).sum() * scale
+    return (loss.items * loss.item_tokens.to(loss.items.dtype)).sum() * scale, total

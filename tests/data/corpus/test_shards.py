@@ -77,7 +77,7 @@ def test_samples_are_read_by_their_offset(corpus: Corpus, shards: Path) -> None:
     for place in reversed(range(len(reader))):
         sample = reader[place]
         row = rows[sample.row["id"]]
-        assert sample.caption == row["captions-dense.text"]
+        assert sample.caption == reader.caption(place) == row["captions-dense.text"]
         assert sample.pixels.shape == (sample.row["height"], sample.row["width"], 3)
         assert sample.record["licence"] == row["licence"]
         assert sample.record["metadata"] == {"number": int(Path(row["path"]).stem)}

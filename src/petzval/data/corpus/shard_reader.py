@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,29 +70,52 @@ class ShardReader:
         Raises:
             DataError: its shard is missing or damaged.
         """
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        row: dict[str, Any] = self.index.slice(place, 1).to_pylist()[0]
+        row = self._row(place)
         path = self.folder / row["shard"]
-        try:
-            data = read_bytes(path, _LIMITS, row["offset"], row["num_bytes"])
-            files = _members(data, row["id"])
+        with _explained(path, row):
+            files = self._files(path, row)
             suffix = next(each for each in _PICTURES if each in files)
             picture = decode(files[suffix], suffix, _LIMITS)
             record: Any = json.loads(files[".json"])
             caption = files[".txt"].decode()
-        except (RefusedPicture, tarfile.TarError, KeyError, StopIteration, ValueError) as error:
-            reason = error.reason if isinstance(error, RefusedPicture) else type(error).__name__
-            raise DataError(
-                f"{path}: no sample {row['id'][:12]} at byte {row['offset']} ({reason})",
-                "make the shards again: delete this file and run petzval data shard",
-            ) from error
         if (picture.height, picture.width) != (row["height"], row["width"]):
             raise DataError(
                 f"{path}: picture {row['id'][:12]} is {picture.width}x{picture.height}, its index"
                 f" says {row['width']}x{row['height']}"
             )
         return Sample(pixels=picture.pixels, caption=caption, row=row, record=record)
+
+    def caption(self, place: int) -> str:
+        """The caption alone: the picture is not decoded.
+
+        Raises:
+            DataError: its shard is missing or damaged.
+        """
+        row = self._row(place)
+        path = self.folder / row["shard"]
+        with _explained(path, row):
+            return self._files(path, row)[".txt"].decode()
+
+    def _row(self, place: int) -> dict[str, Any]:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self.index.slice(place, 1).to_pylist()[0]
+
+    def _files(self, path: Path, row: Mapping[str, Any]) -> dict[str, bytes]:
+        return _members(read_bytes(path, _LIMITS, row["offset"], row["num_bytes"]), row["id"])
+
+
+@contextmanager
+def _explained(path: Path, row: Mapping[str, Any]) -> Generator[None]:
+    """What goes wrong with a sample's bytes, as the user's one line."""
+    try:
+        yield
+    except (RefusedPicture, tarfile.TarError, KeyError, StopIteration, ValueError) as error:
+        reason = error.reason if isinstance(error, RefusedPicture) else type(error).__name__
+        raise DataError(
+            f"{path}: no sample {row['id'][:12]} at byte {row['offset']} ({reason})",
+            "make the shards again: delete this file and run petzval data shard",
+        ) from error
 
 
 def _members(data: bytes, name: str) -> dict[str, bytes]:
