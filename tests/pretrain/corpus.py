@@ -16,9 +16,12 @@ from petzval.data.sampler import Mode
 from petzval.models.mmdit import MMDiT
 from petzval.pretrain.corpus_batch import CorpusConfig
 from petzval.pretrain.corpus_objective import CorpusObjective
+from petzval.pretrain.corpus_run import open_sources, train_corpus
 from petzval.pretrain.latent_cache import LatentCache
+from petzval.pretrain.session import Session
 from petzval.pretrain.shard_pictures import ShardPictures
 from petzval.pretrain.smoke_recipes import smoke_corpus
+from petzval.training.metrics import read_metrics
 from petzval.training.ranks import Ranks
 from petzval.weights.checkpoint import Checkpoint
 from tests.data.corpus.ready import ready_corpus
@@ -78,3 +81,30 @@ def objective(
         ranks=ranks,
         cache=cache,
     )
+
+
+def train_some(
+    shards: Path,
+    checkpoint_folder: Path,
+    out: Path,
+    num_steps: int,
+    *,
+    ranks: Ranks | None = None,
+    num_previews: int = 0,
+) -> list[float]:
+    """Train the smoke recipe, or go on with it, to this step; the losses of all steps so far."""
+    ranks = ranks or Ranks()
+    recipe = smoke_corpus()
+    loop = dataclasses.replace(recipe.loop, num_steps=num_steps, log_every=1)
+    recipe = dataclasses.replace(recipe, loop=loop, num_previews=num_previews)
+    session = Session(
+        minutes=None,
+        resume=True,
+        num_workers=None,
+        report=lambda line: None,
+        ranks=ranks,
+        config_hash="",
+    )
+    sources = open_sources(recipe, shards, checkpoint_folder, None, ranks.size)
+    train_corpus(recipe, "smoke_corpus", sources, out, torch.device("cpu"), None, session)
+    return [row["loss"] for row in read_metrics(out / "metrics.jsonl")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,21 +14,17 @@ import torch
 from petzval.data.bucket_sampler import LENS_BATCH_SIZES
 from petzval.errors import CheckpointError, ConfigError, DataError, PetzvalError, TrainingError
 from petzval.models.mmdit import MMDiT
-from petzval.pretrain.corpus_run import open_sources, train_corpus
 from petzval.pretrain.lens_recipes import (
     lens_base_stage1,
     lens_base_stage2,
     lens_base_stage2_fast,
     toy_1b,
 )
-from petzval.pretrain.recipe import CorpusRecipe
 from petzval.pretrain.run import run
-from petzval.pretrain.session import Session
-from petzval.pretrain.smoke_recipes import smoke_corpus
 from petzval.training.metrics import read_metrics
 from petzval.training.ranks import Ranks
 from petzval.weights.checkpoint import Checkpoint
-from tests.pretrain.corpus import make_shards
+from tests.pretrain.corpus import make_shards, train_some
 from tests.training.launch import launch, logs
 from tests.training.ranked import corpus_steps
 
@@ -39,25 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     make_shards(folder)
     return folder
-
-
-def train_some(
-    recipe: CorpusRecipe, folder: Path, golden: Path, out: Path, num_steps: int
-) -> list[float]:
-    """Losses of a run's steps so far."""
-    loop = dataclasses.replace(recipe.loop, num_steps=num_steps, log_every=1)
-    recipe = dataclasses.replace(recipe, loop=loop, num_previews=0)
-    session = Session(
-        minutes=None,
-        resume=True,
-        num_workers=None,
-        report=lambda line: None,
-        ranks=Ranks(),
-        config_hash="",
-    )
-    sources = open_sources(recipe, folder / "shards", golden, None, 1)
-    train_corpus(recipe, "smoke_corpus", sources, out, torch.device("cpu"), None, session)
-    return [row["loss"] for row in read_metrics(out / "metrics.jsonl")]
 
 
 def test_shards_become_a_checkpoint_that_draws(folder: Path, golden_checkpoint: Path) -> None:
@@ -93,14 +69,14 @@ def test_shards_become_a_checkpoint_that_draws(folder: Path, golden_checkpoint: 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
     folder: Path, golden_checkpoint: Path
 ) -> None:
-    recipe = smoke_corpus()
-    whole = train_some(recipe, folder, golden_checkpoint, folder / "whole", 4)
+    shards = folder / "shards"
+    whole = train_some(shards, golden_checkpoint, folder / "whole", 4)
     assert len(whole) == 4
-    assert train_some(recipe, folder, golden_checkpoint, folder / "halves", 2) == whole[:2]
-    assert train_some(recipe, folder, golden_checkpoint, folder / "halves", 4) == whole
+    assert train_some(shards, golden_checkpoint, folder / "halves", 2) == whole[:2]
+    assert train_some(shards, golden_checkpoint, folder / "halves", 4) == whole
 
 
-def test_two_processes_train_as_one(folder: Path) -> None:
+def test_two_processes_train_as_one(folder: Path, golden_checkpoint: Path) -> None:
     together = folder / "together"
     together.mkdir()
     shutil.copytree(folder / "shards", together / "shards")
@@ -110,6 +86,13 @@ def test_two_processes_train_as_one(folder: Path) -> None:
     assert [sorted(ids) for ids in found["ids"]] == [sorted(ids) for ids in expected["ids"]]
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
     assert found["grad_norms"] == pytest.approx(expected["grad_norms"], rel=1e-4)
+    # A run of two processes leaves a whole checkpoint, and one process goes on with it.
+    out = together / "run"
+    assert float(Checkpoint.open(out / "checkpoint").load_denoiser().proj_out.weight.abs().max())
+    assert len(list((out / "grids").glob("*.png"))) == 1
+    alone = train_some(together / "shards", golden_checkpoint, folder / "alone", 4)
+    both = train_some(together / "shards", golden_checkpoint, out, 4)
+    assert len(found["run"]) == 2 and both == pytest.approx(alone, rel=1e-4)
 
 
 def test_the_recipes_have_the_figures_of_the_paper() -> None:

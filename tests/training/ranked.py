@@ -323,8 +323,20 @@ def corpus_steps(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
 
 def corpus(ranks: Ranks, folder: Path) -> Result:
-    """As `corpus_steps`."""
-    return corpus_steps(ranks, folder), {}
+    """As `corpus_steps`; then a whole run of two steps."""
+    from tests.conftest import GOLDENS
+    from tests.pretrain.corpus import train_some
+
+    seen = corpus_steps(ranks, folder)
+    losses = train_some(
+        folder / "shards",
+        GOLDENS / "checkpoint",
+        folder / "run",
+        2,
+        ranks=ranks,
+        num_previews=1,
+    )
+    return {**seen, "run": losses}, {}
 
 
 PROGRAMS: dict[str, Callable[[Ranks, Path], Result]] = {
