@@ -72,7 +72,7 @@ def training_step(
     minimised = state.within(value)
     minimised.backward()  # pyright: ignore[reportUnknownMemberType]
     if state.root is not None:
-        state.root.drop_idle_gradients()
+        state.root.drop_idle_gradients(losses[0].idle)
     # Every rank acts on one and the same number, whatever their own last bits are.
     grad_norm = state.ranks.of_first(float(_clip(parameters, max_grad_norm)))
     accepted = state.guard.accepts(grad_norm)
