@@ -88,3 +88,20 @@ def test_a_grid_of_pictures_of_several_sizes(tmp_path: Path) -> None:
     save_grid(tmp_path / "grids" / "a.png", [red], 1)
     with Image.open(tmp_path / "grids" / "a.png") as stored:
         assert stored.size == (24, 24)
+
+
+def test_a_grid_that_is_cut_short_is_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuning draws its first grid where there is none yet, and never again."""
+
+    def dying(image: Image.Image, path: Path, *form: str) -> None:
+        path.write_bytes(b"\x89PNG\r\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", dying)
+    path = tmp_path / "grids" / "00000000.png"
+    with pytest.raises(KeyboardInterrupt):
+        save_grid(path, [torch.zeros(3, 8, 8)], 1)
+    assert not path.exists()
+    assert not list(path.parent.glob("*.png")), "nothing a reader of pictures would find"
