@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from benchmarks.case import Case
-from benchmarks.cases import command_line, corpus, denoiser, encoder, full_width, packed
+from benchmarks.cases import (
+    command_line,
+    corpus,
+    corpus_captions,
+    corpus_shards,
+    denoiser,
+    encoder,
+    full_width,
+    packed,
+)
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
@@ -11,5 +20,7 @@ CASES: tuple[Case, ...] = (
     *encoder.CASES,
     *command_line.CASES,
     *corpus.CASES,
+    *corpus_captions.CASES,
+    *corpus_shards.CASES,
     *full_width.CASES,
 )

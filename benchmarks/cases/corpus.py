@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.case import Case, Prepared
+from benchmarks.photographs import HEIGHT, WIDTH, photograph
 
 NUM_PICTURES = 48
-HEIGHT, WIDTH = 768, 1024
 IMG2DATASET_PER_CORE = 1350 / 16
 """Pictures a second: img2dataset's README gives 1,350 on a node of 16 cores, with download and
 resizing. An outside mark, from other pictures on another machine."""
-
-
-def _photograph(seed: int) -> bytes:
-    """A JPEG with the detail of a photograph: coarse shapes and fine grain."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
-    smooth = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32)
-    grained = smooth + rng.normal(0, 6, (HEIGHT, WIDTH, 1))
-    buffer = io.BytesIO()
-    Image.fromarray(np.clip(grained, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _prepare() -> Prepared:
@@ -39,7 +27,7 @@ def _prepare() -> Prepared:
     folder = Path(tempfile.mkdtemp(prefix="petzval-benchmark-"))
     rows: list[dict[str, Any]] = []
     for number in range(NUM_PICTURES):
-        data = _photograph(number)
+        data = photograph(number)
         (folder / f"{number}.jpg").write_bytes(data)
         rows.append(
             {

@@ -51,6 +51,13 @@ def test_a_full_disk_behind_stdout_is_answered(picture: Path) -> None:
     assert err.count("\n") == 2  # nothing from Python, which empties its buffers at its end
 
 
+def test_a_full_disk_behind_the_folder_that_data_prints_is_answered(tmp_path: Path) -> None:
+    words = f"data text {tmp_path / 'texts'} --num 1 --base 128"
+    code, err = _shell(f"{PETZVAL} {words} > /dev/full")
+    assert (code, "Traceback" in err) == (2, False)
+    assert "error: the results cannot be written to stdout: No space left" in err
+
+
 def test_a_reader_that_goes_away_ends_the_work_quietly(picture: Path) -> None:
     line = f"{{ sleep 0.1; {PETZVAL} show {picture}; echo $? >&2; }} | true"
     assert _shell(f"{line}; wait") == (0, "141\n")

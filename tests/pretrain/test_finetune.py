@@ -258,7 +258,9 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
     out = tmp_path / "run"
+    nothing = dataclasses.replace(QUICK, lora=LoraConfig(targets=("*.attn.img_kqv",)))
     cases: list[tuple[Path, Path, Path, FinetuneConfig, type[PetzvalError]]] = [
+        (golden_checkpoint, rings, out, nothing, ConfigError),
         (golden_checkpoint, taken, out, QUICK, DataError),
         (tmp_path / "absent", rings, out, QUICK, PetzvalError),
         (golden_checkpoint, rings, taken, QUICK, TrainingError),

@@ -11,14 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 Leg = tuple[int, list[str], str]
-"""Number of ranks, programs of `tests.training.ranked`, and when one of them dies ("never")."""
+"""Number of ranks, names of programs, and when one of the ranks dies ("never")."""
 
 
-def launch(folder: Path, *legs: Leg) -> list[list[int]]:
-    """Run legs one after the other; for each the exit codes of its ranks."""
+def launch(folder: Path, *legs: Leg, module: str = "tests.training.ranked") -> list[list[int]]:
+    """Run legs of a module's programs one after the other; for each the exit codes of its ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.ranked", str(folder), json.dumps(legs)],
+        [sys.executable, "-m", module, str(folder), json.dumps(legs)],
         cwd=ROOT,
         env={
             **os.environ,

@@ -362,20 +362,33 @@ PROGRAMS: dict[str, Callable[[Ranks, Path], Result]] = {
 }
 
 
-def main() -> None:
-    """Legs in turn: each forks its ranks from this process, which has imported all they need."""
+def main(run: Callable[[Path, list[str]], None]) -> None:
+    """Legs in turn: each forks its ranks from this process, which has imported all they need.
+
+    Args:
+        run: what a rank does with the folder and the names of a leg's programs.
+    """
     folder = Path(sys.argv[1])
     codes: list[list[int]] = []
     for size, programs, moment in json.loads(sys.argv[2]):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        started = [_fork(rank, size, port, folder, programs, moment) for rank in range(size)]
+        ranks = range(size)
+        started = [_fork(rank, size, port, moment, folder, programs, run) for rank in ranks]
         codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started])
     print(json.dumps(codes))
 
 
-def _fork(rank: int, size: int, port: str, folder: Path, programs: list[str], moment: str) -> int:
+def _fork(
+    rank: int,
+    size: int,
+    port: str,
+    moment: str,
+    folder: Path,
+    programs: list[str],
+    run: Callable[[Path, list[str]], None],
+) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -392,7 +405,7 @@ def _fork(rank: int, size: int, port: str, folder: Path, programs: list[str], mo
         log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        _run(folder, programs)
+        run(folder, programs)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -415,4 +428,4 @@ def _run(folder: Path, programs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(_run)

@@ -48,6 +48,17 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
 
 
+def test_what_a_dead_save_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """It may be as large as the disk has room for, and its step may never be saved again."""
+    left = tmp_path / ".incomplete-00000007" / "model.safetensors"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    state = toy_state(MUON)
+    advance(state, 1)
+    save_checkpoint(tmp_path, state)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
 def test_a_save_that_dies_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,16 +135,19 @@ def test_dropout_is_a_function_of_its_seed_and_acts_in_its_block_alone() -> None
     stir(adapter)
     plain = drawn(model)
 
-    def dropped(seed: int) -> Tensor:
-        with adapter.dropout(seed):
+    def dropped(*seeds: int) -> Tensor:
+        with adapter.dropout(seeds):
             return drawn(model)
 
-    assert torch.equal(dropped(3), dropped(3))
-    assert not torch.equal(dropped(3), dropped(4))
-    assert not torch.equal(dropped(3), plain)
+    both = dropped(3, 4)
+    assert torch.equal(both, dropped(3, 4))
+    assert not torch.equal(both, plain)
+    # A row is a function of its own seed.
+    other = dropped(3, 5)
+    assert torch.equal(both[0], other[0]) and not torch.equal(both[1], other[1])
     assert torch.equal(drawn(model), plain)
     silent = LoraAdapter(denoiser(), LoraConfig(rank=2))
-    with silent.dropout(1):
+    with silent.dropout([1]):
         pass
 
 
@@ -153,7 +156,7 @@ def test_dropout_keeps_the_expectation() -> None:
     adapter = LoraAdapter(model, LoraConfig(rank=4, dropout=0.25, targets=("0",)))
     stir(adapter)
     x = torch.ones(4000, 64)
-    with torch.no_grad(), adapter.dropout(0):
+    with torch.no_grad(), adapter.dropout(range(4000)):
         mean = model(x).mean(0)
     with torch.no_grad():
         assert torch.allclose(mean, model(x)[0], atol=5e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,34 @@ def test_rows_of_a_future_are_dropped_on_resuming(tmp_path: Path) -> None:
         {"step": 20, "loss": 2.0},
         {"step": 21, "loss": 9.0},
     ]
+
+
+def test_a_run_that_dies_while_it_opens_its_log_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MetricsLog(tmp_path, events=False)
+    log.write(1, {"loss": 0.5})
+
+    def dying(path: Path, text: str, **options: str) -> int:
+        with path.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", dying)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLog(tmp_path, step=1, events=False)
+    assert read_metrics(log.path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_rows_are_json_also_where_a_number_is_not_finite(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, events=False)
+    log.write(1, {"loss": float("nan"), "grad_norm": float("inf"), "seconds": 2.0})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    row = json.loads(log.path.read_text(), parse_constant=refuse)
+    assert row == {"step": 1, "loss": None, "grad_norm": None, "seconds": 2.0}
 
 
 class Recorder:
@@ -59,3 +88,20 @@ def test_a_grid_of_pictures_of_several_sizes(tmp_path: Path) -> None:
     save_grid(tmp_path / "grids" / "a.png", [red], 1)
     with Image.open(tmp_path / "grids" / "a.png") as stored:
         assert stored.size == (24, 24)
+
+
+def test_a_grid_that_is_cut_short_is_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuning draws its first grid where there is none yet, and never again."""
+
+    def dying(image: Image.Image, path: Path, *form: str) -> None:
+        path.write_bytes(b"\x89PNG\r\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", dying)
+    path = tmp_path / "grids" / "00000000.png"
+    with pytest.raises(KeyboardInterrupt):
+        save_grid(path, [torch.zeros(3, 8, 8)], 1)
+    assert not path.exists()
+    assert not list(path.parent.glob("*.png")), "nothing a reader of pictures would find"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petzval.cli.console import print_json, print_table, printable, stage_bars, stderr
+from petzval.cli.console import print_json, print_line, print_table, printable, stage_bars, stderr
 from petzval.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def import_(
         markup=False,
     )
     _show_refusals(corpus, found.name, done.refusals)
-    print(corpus.folder)
+    print_line(corpus.folder)
 
 
 def clean(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petzval.cli.console import print_json, stage_bars, stderr
+from petzval.cli.console import print_json, print_line, stage_bars, stderr
 from petzval.errors import RequestError
 
 if TYPE_CHECKING:
@@ -126,4 +126,4 @@ def _show(run: CaptionRun, json: bool) -> None:
         )
         return
     for status, count in run.counts.items():
-        print(f"{status:<12} {count:,}")
+        print_line(f"{status:<12} {count:,}")

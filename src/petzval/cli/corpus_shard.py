@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from petzval.cli.console import printable, stage_bars, stderr
+from petzval.cli.console import print_line, printable, stage_bars, stderr
 from petzval.errors import RequestError
 
 MEGABYTE = 1_000_000
@@ -81,7 +81,7 @@ def shard(
     )
     for reason, count in sorted(run.left_out.items()):
         console.print(f"left out: {count:,} {reason}", markup=False)
-    print(folder)
+    print_line(folder)
 
 
 def card(
@@ -97,7 +97,7 @@ def card(
     from petzval.data.corpus.card import write_card
     from petzval.data.corpus.manifest import Corpus
 
-    print(write_card(Corpus.open(corpus), out))
+    print_line(write_card(Corpus.open(corpus), out))
 
 
 def text(
@@ -134,7 +134,7 @@ def text(
             f"no font covers the words of: {', '.join(left_out)}; --fonts names a folder of more",
             markup=False,
         )
-    print(out)
+    print_line(out)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

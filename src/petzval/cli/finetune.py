@@ -46,7 +46,9 @@ def finetune(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 4,
+    batch_size: Annotated[
+        int, typer.Option(help="Pictures a step, of all processes together.")
+    ] = 4,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak. [default: 1e-4; with --full 1e-5]")
     ] = None,
@@ -71,13 +73,15 @@ def finetune(
     """Teach a model pictures of your own: a LoRA, or with --full all of its weights.
 
     Prints the paths of the results; `petzval generate --lora` takes them. The same command goes on
-    with a run that was interrupted. The log goes to stderr and into the run's folder.
+    with a run that was interrupted. The log goes to stderr and into the run's folder. Several
+    processes share a run: torchrun --nproc-per-node N -m petzval finetune …
     """
     import torch
 
     from petzval.inference.device import choose_device
     from petzval.pretrain.finetune import FinetuneConfig, families, finetune
     from petzval.training.lora import DEFAULT_TARGETS, LoraConfig
+    from petzval.training.ranks import launched_first
 
     config = FinetuneConfig(
         full=full,
@@ -111,7 +115,8 @@ def finetune(
         report=lambda line: console.print(line, markup=False),
     )
     if outcome.interrupted:
-        console.print("stopped after a whole step; the same command goes on", markup=False)
+        if launched_first():
+            console.print("stopped after a whole step; the same command goes on", markup=False)
         raise KeyboardInterrupt
     for file in outcome.files:
         print_line(file)

@@ -30,9 +30,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def begin(folder: Path, step: int) -> Path:
-    """An empty folder to write into; what an earlier attempt left there is gone."""
+    """An empty folder to write into; what attempts that died have left is gone.
+
+    One checkpoint is written at a time, so every draft that is there belongs to a dead process.
+    """
+    for left in folder.glob(".incomplete-*"):
+        shutil.rmtree(left, ignore_errors=True)
     draft = folder / f".incomplete-{step:08d}"
-    shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     return draft
 

@@ -2,8 +2,9 @@
 
 LoRA, section 4.1 of arXiv:2106.09685: down is random, up is zero, so that the start is exactly the
 base. Departures, numbered:
-  1. Dropout of a layer's input acts inside `LoraAdapter.dropout` only and is drawn from the seed
-     given there, so that a step is a function of its number and pictures are drawn without it.
+  1. Dropout of a layer's input acts inside `LoraAdapter.dropout` only and is drawn, row by row of a
+     batch, from the seeds given there: a step is a function of its number, a row of its seed and
+     not of its company, and pictures are drawn without it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class LoraLinear(nn.Module):
         self.pair = pair
         self.scale = scale
         self.dropped = 0.0
-        self.generator: torch.Generator | None = None
+        self.generators: Sequence[torch.Generator] = ()
 
     @property
     def weight(self) -> Tensor:
@@ -83,9 +84,10 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base(x)
-        if self.generator is not None:
-            kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.dropped
-            x = x * kept / (1 - self.dropped)
+        if self.generators:
+            shape = x.shape[1:]
+            drawn = [torch.rand(shape, generator=g, device=x.device) for g in self.generators]
+            x = x * (torch.stack(drawn) >= self.dropped) / (1 - self.dropped)
         down, up = self.pair.lora_A.to(x.dtype), self.pair.lora_B.to(x.dtype)
         return out + self.scale * F.linear(F.linear(x, down), up)
 
@@ -121,21 +123,24 @@ class LoraAdapter(nn.Module):
             model.get_submodule(owner).register_module(last, self._wrapped[name])
 
     @contextmanager
-    def dropout(self, seed: int) -> Generator[None]:
-        """Dropout acts inside the block, drawn from this seed; the same seed drops the same."""
+    def dropout(self, seeds: Sequence[int]) -> Generator[None]:
+        """Dropout acts inside the block; the same seed drops the same.
+
+        Args:
+            seeds: one for each row of the batch.
+        """
         if self.config.dropout == 0:
             yield
             return
-        generator: torch.Generator | None = None
+        device = next(self.parameters()).device
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         for layer in self._wrapped.values():
-            if generator is None:
-                generator = torch.Generator(layer.weight.device).manual_seed(seed)
-            layer.dropped, layer.generator = self.config.dropout, generator
+            layer.dropped, layer.generators = self.config.dropout, generators
         try:
             yield
         finally:
             for layer in self._wrapped.values():
-                layer.generator = None
+                layer.generators = ()
 
     def halves(self) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Layer → down [rank, inputs] and up [outputs, rank], detached."""

@@ -28,6 +28,8 @@ class Loss:
         means: named sums and counts for the log, such as the loss by bucket and by noise level;
             sums and counts are added over steps and ranks, then divided.
         flops: floating-point operations of forward and backward on this batch; None if unknown.
+        idle: patterns (as in `parallel.Layout`) of parameters that no rank's share of this step
+            reaches; every rank says the same, or says nothing.
     """
 
     value: Tensor
@@ -38,6 +40,7 @@ class Loss:
     item_tokens: Tensor | None = None
     means: Mapping[str, Tally] = field(default_factory=dict[str, Tally])
     flops: float | None = None
+    idle: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -94,10 +94,15 @@ class Shell(nn.Module):
         self.model = model
         self.idle = tuple(idle)
 
-    def drop_idle_gradients(self) -> None:
-        """After the backward: idle parameters have no gradient, as in one process."""
+    def drop_idle_gradients(self, also: Sequence[str] = ()) -> None:
+        """After the backward: idle parameters have no gradient, as in one process.
+
+        Args:
+            also: patterns of those that are idle in this step.
+        """
+        patterns = (*self.idle, *also)
         for name, parameter in self.model.named_parameters():
-            if any(_fits(name, pattern) for pattern in self.idle):
+            if any(_fits(name, pattern) for pattern in patterns):
                 parameter.grad = None
 
     def forward(self, call: Callable[[], ResultT]) -> ResultT:
@@ -149,7 +154,8 @@ def parallelize(
         fully_shard(module, reshard_after_forward=config.reshard, **options)
     fully_shard(root, reshard_after_forward=False, **options)
     # A rank whose batch has no text gives no gradient to the text stream; the others do. What no
-    # rank used in a step has a gradient of zeros, where one process has none and skips it.
+    # rank used in a step has a gradient of zeros, where one process has none and skips it; an
+    # objective that knows of it says so (`Loss.idle`).
     cast("FSDPModule", root).set_reduce_scatter_unused_params(True)
     return root
 

@@ -38,6 +38,8 @@ def grid(images: Sequence[Tensor], num_columns: int, *, gap: int = 4) -> Image.I
 
 
 def save_grid(path: Path, images: Sequence[Tensor], num_columns: int) -> None:
-    """Write a grid as PNG, making the folder where needed."""
+    """Write a grid as PNG, whole or not at all, making the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid(images, num_columns).save(path)
+    draft = path.with_name(f".{path.name}.draft")
+    grid(images, num_columns).save(draft, "PNG")
+    draft.replace(path)

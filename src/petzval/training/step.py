@@ -108,7 +108,8 @@ def _backward(
         minimised.backward()  # pyright: ignore[reportUnknownMemberType]
         values.append(minimised.detach())
     if state.root is not None:
-        state.root.drop_idle_gradients()
+        idle = (each for each in losses[0].idle if all(each in loss.idle for loss in losses))
+        state.root.drop_idle_gradients(tuple(idle))
     if len(weights) == 1:
         return losses, values[0]
     share = weights[0] / sum(weights)

@@ -250,6 +250,19 @@ def test_a_budget_in_tokens_is_never_exceeded(
     assert sorted(endpoint.numbers()) == list(range(10))
 
 
+def test_what_was_paid_in_vain_is_known_to_the_next_run(tmp_path: Path, endpoint: Endpoint) -> None:
+    """An attempt that ended in silence counts, also where the budget allows no second one."""
+    corpus = cleaned_corpus(tmp_path, 2)
+    endpoint.orders = {0: ["drop"] * 9, 1: ["drop"] * 9}
+    settings = EndpointSettings(max_completion_tokens=COMPLETION_TOKENS, backoff=0.01)
+    limits = BudgetLimits(tokens=TOKENS + 100, first_prompt=PROMPT_TOKENS)
+    run = ask(corpus, endpoint, settings, Budget(limits), concurrency=1)
+    assert run.stopped and len(endpoint.heard) == 1
+    assert spent_so_far(corpus) == (PROMPT_TOKENS, COMPLETION_TOKENS) == run.spent
+    again = ask(corpus, endpoint, settings, Budget(limits, run.spent), concurrency=1)
+    assert again.stopped and len(endpoint.heard) == 1, "the limit is for all runs together"
+
+
 def test_a_budget_in_money(tmp_path: Path, endpoint: Endpoint) -> None:
     corpus = cleaned_corpus(tmp_path, 6)
     limits = BudgetLimits(money=0.0011, prompt_price=1.0, completion_price=4.0, first_prompt=300)

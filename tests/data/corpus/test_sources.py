@@ -116,7 +116,7 @@ def test_damaged_sidecars_are_remarked_and_the_picture_stays(corpus: Corpus, fol
     assert reasons(done) == {
         "0.jpg": "its .txt is not UTF-8",
         "1.jpg": "its .json is not a JSON object",
-        "2.jpg": "its .json is not a JSON object",
+        "2.jpg": "its .json has more than 64 levels",
         "3.txt": "more than 1048576 bytes",
     }
     written = json.loads((corpus.folder / "refusals" / "photos.json").read_text())
@@ -373,3 +373,54 @@ def test_scenes_that_cannot_be_drawn_are_refused(library_folder: Path, tmp_path:
         SceneSource(library_folder, num_scenes=1, base=500)
     with pytest.raises(DataError, match="holds no sprite library"):
         SceneSource(tmp_path, num_scenes=1)
+
+
+def test_metadata_is_json_that_anybody_can_read(corpus: Corpus, tmp_path: Path) -> None:
+    """Nested so that the deepest stack reads it, and without what is no JSON: NaN, 1e999."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    told = {
+        "0": '{"score": 1e999, "deep": ' + "[" * 63 + "]" * 63 + "}",
+        "1": '{"caption": "lost", "deep": ' + "[" * 64 + "]" * 64 + "}",
+    }
+    for name, text in told.items():
+        (raw / f"{name}.jpg").write_bytes(PICTURES[int(name)])
+        (raw / f"{name}.json").write_text(text)
+    done = import_source(corpus, FolderSource(raw))
+    assert reasons(done) == {"1.jpg": "its .json has more than 64 levels"}
+    (raw / "2.jpg").write_bytes(PICTURES[2])
+    table = pa.table({"path": ["2.jpg"], "aesthetic": [float("nan")], "seen": [float("inf")]})
+    pq.write_table(table, raw / "more.parquet")
+    import_source(corpus, ParquetSource(raw / "more.parquet"))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    first, second, third = (
+        json.loads(row["metadata"], parse_constant=refuse) for row in rows_of(corpus)
+    )
+    assert first["score"] is None and len(first) == 2
+    assert second == {}
+    assert third == {"aesthetic": None, "seen": None}
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "../../elsewhere", "a\\b", "bell\a", "x" * 201])
+def test_a_name_that_no_file_can_have_is_refused_before_anything_is_written(
+    corpus: Corpus, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "raw" / "whole.jpg").write_bytes(PICTURES[0])
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match="a source cannot be called"):
+        import_source(corpus, FolderSource(tmp_path / "raw", name))
+    assert tree(tmp_path) == before
+
+
+def test_tars_of_the_current_folder_are_called_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tars").mkdir()
+    tarfile.open(tmp_path / "tars" / "0.tar", "w").close()
+    monkeypatch.chdir(tmp_path / "tars")
+    assert TarSource(Path()).name == "tars"

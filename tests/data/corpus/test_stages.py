@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,25 @@ def test_ended_at_any_moment_and_run_again_the_bytes_are_the_same(
     (corpus.columns_path("pixels", 5).with_name("part-00005.parquet.draft")).write_bytes(b"half")
     assert run_stage(corpus, Measure()).num_run == 6 - len(done)
     assert tree(corpus.folder) == undisturbed
+
+
+def test_workers_end_with_the_process_that_started_them(corpus: Corpus) -> None:
+    """Killed alone, it cannot end them; the next run must not find them at work."""
+    process = program("stage", corpus.folder, "2")
+    # Workers hold the other end of the pipe, too: it ends with the last of them.
+    reader = threading.Thread(target=process.stdout.read, daemon=True)
+    try:
+        next(iter(process.stdout))
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        reader.start()
+        reader.join(60)
+        assert not reader.is_alive(), "a worker is still there"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        reader.join(60)
+        process.stdout.close()
 
 
 @pytest.mark.parametrize("after", ["fsync", "replace"])

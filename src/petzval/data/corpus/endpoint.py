@@ -27,7 +27,7 @@ from PIL import Image
 
 from petzval.config import check_ranges, setting
 from petzval.data.corpus.answers import Judged, judge, one_line
-from petzval.data.corpus.budget import Budget
+from petzval.data.corpus.budget import Budget, BudgetSpent
 from petzval.data.corpus.captioner import Answer, Length
 from petzval.data.decode import Decoded, Pixels
 from petzval.errors import DataError, MissingExtraError
@@ -205,7 +205,15 @@ class EndpointCaptioner:
         spent, reason, not_before = (0, 0), "", 0.0
         for attempt in range(self.settings.max_attempts):
             await self._wait_until(max(not_before, self._not_before))
-            reserved = await self.budget.reserve(self.settings.max_completion_tokens)
+            try:
+                reserved = await self.budget.reserve(self.settings.max_completion_tokens)
+            except BudgetSpent:
+                if spent == (0, 0):
+                    raise
+                # What was paid for in vain has to be known to the next run; the next question
+                # hears that the budget is spent.
+                reason = f"{reason}; the budget allows no further attempt"
+                break
             used, counted, judged = (0, 0), False, None
             try:
                 judged, usage = await self._attempt(row["id"], url, length)

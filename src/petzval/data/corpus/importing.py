@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from petzval.data.assets import Progress
 from petzval.data.corpus.manifest import Corpus, base_table, read_parquet, write_whole
 from petzval.data.corpus.sources import Item, Refusal, Source
 from petzval.data.decode import Limits, RefusedPicture, read_bytes
+from petzval.errors import DataError
+
+MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,10 @@ def import_source(
     memory, about 200 bytes each: beyond a hundred million pictures, make several corpora.
 
     Raises:
-        DataError: the source or the corpus is damaged, or another program is writing.
+        DataError: the source or the corpus is damaged, another program is writing, or the source's
+            name cannot be that of a file.
     """
+    _check_name(source.name)
     counts = {"num_new": 0, "num_present": 0, "num_duplicates": 0}
     refusals: list[Refusal] = []
     rows: list[dict[str, Any]] = []
@@ -132,8 +137,25 @@ def _row(folder: Path, name: str, item: Item, limits: Limits) -> dict[str, Any]:
         "num_bytes": len(data),
         "caption": item.caption,
         "licence": item.licence,
-        "metadata": json.dumps(item.metadata, sort_keys=True, default=str),
+        "metadata": _as_json(item.metadata),
     }
+
+
+def _as_json(metadata: Mapping[str, Any]) -> str:
+    """One text for one value; what is not finite becomes null, for which JSON has a word."""
+    text = json.dumps(metadata, sort_keys=True, default=str)
+    finite: Any = json.loads(text, parse_constant=lambda _: None)
+    return json.dumps(finite, sort_keys=True)
+
+
+def _check_name(name: str) -> None:
+    """A source's name stands in the manifest and the data card, and names a file or folder."""
+    usable = name not in ("", ".", "..") and name.isprintable() and not {"/", "\\"} & set(name)
+    if not usable or len(name.encode()) > MAX_NAME_BYTES:
+        raise DataError(
+            f"a source cannot be called {name[:40]!r}",
+            f"give it a name of at most {MAX_NAME_BYTES} bytes, without / and \\",
+        )
 
 
 def _write_refusals(corpus: Corpus, source: str, refusals: list[Refusal]) -> None:

@@ -22,6 +22,9 @@ from petzval.data.file_forms import FORM_OF_SUFFIX
 from petzval.errors import DataError
 
 SIDECAR_LIMITS = Limits(max_file_bytes=1 << 20)
+MAX_SIDECAR_DEPTH = 64
+"""Of a sidecar's JSON. Its reader and writer call themselves for each level, and so does whoever
+reads the corpus later, from wherever it stands."""
 _BLOCK = 512
 _PLAIN_MEMBERS = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 _LICENCE_NAMES = ("licence", "license")
@@ -166,7 +169,8 @@ class TarSource:
             raise DataError("no tar is named", "name tars, or a folder that holds *.tar")
         for tar in self._tars:
             _check_tar(tar)
-        self.name = name or (paths[0] if paths[0].is_dir() else paths[0].with_suffix("")).name
+        first = paths[0].absolute()
+        self.name = name or (first if first.is_dir() else first.with_suffix("")).name
 
     @property
     def num_steps(self) -> int:
@@ -333,9 +337,13 @@ def _read_sidecars(texts: Mapping[str, bytes]) -> tuple[dict[str, Any], list[str
             parsed = json.loads(texts[".json"], parse_constant=lambda _: None)
             if not isinstance(parsed, dict):
                 raise ValueError
+            if _is_deeper(parsed, MAX_SIDECAR_DEPTH):
+                raise RecursionError
             values = parsed
-        except (ValueError, RecursionError):
+        except ValueError:
             remarks.append("its .json is not a JSON object")
+        except RecursionError:
+            remarks.append(f"its .json has more than {MAX_SIDECAR_DEPTH} levels")
     told = _told(values)
     if ".txt" in texts and not told["caption"]:
         try:
@@ -343,6 +351,15 @@ def _read_sidecars(texts: Mapping[str, bytes]) -> tuple[dict[str, Any], list[str
         except UnicodeDecodeError:
             remarks.append("its .txt is not UTF-8")
     return told, remarks
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether an object or list holds others on more levels than these, itself counted."""
+    held: list[Any] = [value]
+    for _ in range(levels):
+        parts = [each.values() if isinstance(each, dict) else each for each in held]
+        held = [part for each in parts for part in each if isinstance(part, dict | list)]
+    return bool(held)
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
@@ -240,7 +241,7 @@ def _run_local(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
 
     others = set(active_children())
     # Fresh processes: a fork would copy the threads' locks of whatever else is loaded.
-    pool = ProcessPoolExecutor(min(workers, len(parts)), get_context("spawn"), _ignore_interrupts)
+    pool = ProcessPoolExecutor(min(workers, len(parts)), get_context("spawn"), _start_worker)
     try:
         futures = {pool.submit(work, part): part for part in parts}
         for future in as_completed(futures):
@@ -260,11 +261,23 @@ def _run_local(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that started the others ends them."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the process that started this one, and end when that one is gone.
+
+    Ctrl-C reaches every process of a terminal; the one that started the others ends them. Killed,
+    it cannot: its workers would write on beside those of the next run, and wait for work for ever.
+    """
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_ray(work: Work, parts: Sequence[int], workers: int) -> Iterator[int]:
