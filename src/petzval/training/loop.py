@@ -166,6 +166,8 @@ class _Session:
             config.optimizer, state.step, progress(state, config)
         )
         set_learning_rate(state.optimizers, rate)
+        for part in state.others.values():
+            set_learning_rate(part.optimizers, rate * part.rate_factor)
         batch = next(batches)
         waited = time.monotonic() - started
         made = training_step(
