@@ -11,6 +11,7 @@ from torch import Tensor
 from petzval.training.tallies import Tally
 
 BatchT = TypeVar("BatchT")
+BatchInT = TypeVar("BatchInT", contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ class Phase:
 
 
 @runtime_checkable
-class Alternating(Protocol[BatchT]):
+class Alternating(Protocol[BatchInT]):
     """An objective whose step is several updates in turn, of several networks.
 
     Each has its own loss, gradient norm, spike guard and optimizers; `Objective.loss` is not used.
@@ -90,7 +91,7 @@ class Alternating(Protocol[BatchT]):
     update, the others are logged under their part's name.
     """
 
-    def phases(self, batch: BatchT) -> Iterable[Phase]:
+    def phases(self, batch: BatchInT) -> Iterable[Phase]:
         """The updates in order; the next one is asked for when the one before is done."""
         ...
 
