@@ -17,7 +17,7 @@ from petzval.distill.known_world import (
 from petzval.distill.objective import DistillConfig
 from petzval.distill.renoise import Guidance, RenoiseConfig
 
-NUM_ITERATIONS = 150
+NUM_ITERATIONS = 120
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,13 @@ def distill(
         Path | None,
         typer.Option(help="Cache of latents and captions. [default: latents beside OUT]"),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder written by `petzval data build`: plain scenes are then drawn oftener, "
+            "where the recipe says so."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the run. [default: build/runs/turbo]"),
@@ -57,6 +64,7 @@ def distill(
         folder,
         teacher=teacher,
         latents=latents,
+        data_folder=data,
         resume=not restart,
         minutes=minutes,
         threads=threads,

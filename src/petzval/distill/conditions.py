@@ -34,9 +34,10 @@ class Conditions:
     @classmethod
     def of(cls, batch: DenoiserBatch) -> Conditions:
         """Those of a prepared batch."""
-        features: tuple[Tensor, ...] = batch.features or ()
-        whole = not features or bool(batch.mask.all())
-        mask = None if whole else batch.mask.to(features[0].device)
+        features = batch.features
+        if not features:
+            return cls(features=(), mask=None, grid=batch.grid)
+        mask = None if bool(batch.mask.all()) else batch.mask.to(features[0].device)
         return cls(features=features, mask=mask, grid=batch.grid)
 
     def without_text(self) -> Conditions:

@@ -30,6 +30,8 @@ class TurboRecipe:
         data: buckets and batch sizes; nothing else of pre-training's objective is used.
         heads: of the discriminator.
         fake_lora: trains the fake score as a LoRA, to save memory; None trains all of it.
+        plain_factor: how much oftener a plain scene is drawn than another, as in pre-training.
+        caption_draws: the shortest of so many captions of a scene is used.
         frozen: type of the teacher's and the text encoder's weights.
         rescan_steps: batches between looks at the cache of latents.
         preview_base: family whose square a grid of pictures is drawn at; None takes the teacher's.
@@ -42,6 +44,8 @@ class TurboRecipe:
     loop: LoopConfig
     heads: HeadsConfig
     fake_lora: LoraConfig | None = None
+    plain_factor: float = 1.0
+    caption_draws: int = 1
     frozen: Literal["float32", "bfloat16"] = "float32"
     rescan_steps: int = 320
     preview_base: int | None = None
@@ -130,6 +134,8 @@ def mini_turbo() -> TurboRecipe:
             ema_decay=0.98,
         ),
         heads=HeadsConfig(blocks=(1, 3, 5), hidden=64),
+        plain_factor=5.0,
+        caption_draws=2,
     )
 
 

@@ -29,9 +29,10 @@ from petzval.models.flops import forward_flops
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
-from petzval.pretrain.cache import LatentPool, list_shards
+from petzval.pretrain.cache import LatentPool, Weigh, list_shards
 from petzval.pretrain.card import machine
 from petzval.pretrain.denoiser import DenoiserBatch, DenoiserObjective
+from petzval.pretrain.denoiser_run import weigh_plain
 from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.preview import PREVIEW_PROMPTS, sample_pictures
 from petzval.pretrain.session import Report, Session, hash_of, record
@@ -67,6 +68,7 @@ def distill(
     *,
     teacher: str | Path | None = None,
     latents: Path | None = None,
+    data_folder: Path | None = None,
     resume: bool = True,
     minutes: float | None = None,
     threads: int | None = None,
@@ -84,6 +86,8 @@ def distill(
         teacher: name of a variant, or a checkpoint folder; the recipe's own if None.
         latents: cache of encoded pictures and captions, made with the teacher's autoencoder;
             `latents` beside the run folder if None.
+        data_folder: written by `petzval data build`; tells which cached scenes are plain, for
+            recipes that draw those oftener. None draws all alike.
         resume: go on from the last state in the folder.
         minutes: overrides the recipe's; the total over all sessions of the run.
         threads: of arithmetic; None leaves torch's choice.
@@ -97,6 +101,8 @@ def distill(
     """
     recipe_name = recipe if isinstance(recipe, str) else recipe.name
     recipe = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
+    if data_folder is None:
+        recipe = dataclasses.replace(recipe, plain_factor=1.0)
     chosen = teacher if teacher is not None else recipe.teacher
     if chosen is None:
         raise TrainingError(
@@ -142,7 +148,10 @@ def distill(
             run_folder.mkdir(parents=True, exist_ok=True)
             record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
         ranks.wait()
-        run = _build(recipe, located, checkpoint, cache, run_folder, place, session)
+        weigh = None
+        if data_folder is not None:
+            weigh = weigh_plain(recipe.plain_factor, cache, data_folder)
+        run = _build(recipe, located, checkpoint, cache, weigh, run_folder, place, session)
         outcome = train(
             run.objective,
             run.state,
@@ -249,6 +258,7 @@ def _build(
     located: Located,
     checkpoint: Checkpoint,
     cache: Path,
+    weigh: Weigh | None,
     folder: Path,
     device: torch.device,
     session: Session,
@@ -272,6 +282,8 @@ def _build(
             folder / f"shards-{ranks.rank}.jsonl",
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=results.fingerprint_of(autoencoder),
+            weigh=weigh,
+            caption_draws=recipe.caption_draws,
         ),
         session.own(recipe.data),
     )
