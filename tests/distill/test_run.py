@@ -163,6 +163,15 @@ def test_a_fake_score_of_low_rank_learns_and_is_resumed(
         assert all(torch.equal(left[key], right[key]) for key in left), file
 
 
+def test_a_network_at_hand_has_the_fingerprint_of_its_run(
+    tmp_path: Path, golden_checkpoint: Path
+) -> None:
+    checkpoint = Checkpoint.open(golden_checkpoint)
+    autoencoder = checkpoint.load_vae(torch.float32)
+    results.save_result(tmp_path, autoencoder, checkpoint.vae_config)
+    assert results.fingerprint_of(autoencoder) == results.fingerprint(tmp_path)
+
+
 def test_latents_of_another_autoencoder_are_refused(
     tmp_path: Path, golden_checkpoint: Path
 ) -> None:
