@@ -34,7 +34,7 @@ from petzval.training.ranks import Ranks, join_ranks
 from petzval.training.sharded import HuggingFaceStorageWriter
 from petzval.training.state import RunState
 from petzval.training.step import training_step
-from petzval.training.weighting import Weighting, weighted_value
+from petzval.training.weighting import Weighting, weighted
 from petzval.weights.checkpoint import Checkpoint
 from tests.training.denoising import (
     DenoisingObjective,
@@ -137,7 +137,7 @@ def gradients(ranks: Ranks, folder: Path) -> Result:
 
 
 def _weighted(objective: SharedObjective, weighting: Weighting, ranks: Ranks) -> Tensor:
-    return weighted_value(objective.loss(objective.batch(3)), weighting, ranks)
+    return weighted(objective.loss(objective.batch(3)), weighting, ranks)[0]
 
 
 def spoilt(ranks: Ranks, folder: Path) -> Result:

@@ -22,7 +22,7 @@ from petzval.training.parallel import ParallelConfig, parallelize
 from petzval.training.ranks import Ranks
 from petzval.training.state import RunState
 from petzval.training.step import training_step
-from petzval.training.weighting import Weighting, weighted_value
+from petzval.training.weighting import Weighting, weighted
 from tests.training.denoising import (
     AllRanks,
     DenoisingObjective,
@@ -132,11 +132,11 @@ def test_the_weightings_differ_and_are_the_same_in_one_process() -> None:
     assert len({round(float(value.detach()), 4) for value in whole}) == 3
     objective = SharedObjective(small_model(), 0, even(1), by_item=True)
     loss = objective.loss(objective.batch(3))
-    again = weighted_value(loss, "sample", Ranks())
+    again, _ = weighted(loss, "sample", Ranks())
     assert torch.allclose(again, loss.value, rtol=1e-6)
     assert loss.items is not None and items.shape == (24,)
     equal = dataclasses.replace(loss, items=None)
-    assert weighted_value(equal, "token", Ranks()) == loss.value
+    assert weighted(equal, "token", Ranks())[0] == loss.value
 
 
 def test_a_poisoned_rank_and_a_spike_are_skipped_by_all(ranked: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from petzval.training.optimizer import OptimizerConfig
+from petzval.training.objective import Phase
+from petzval.training.optimizer import OptimizerConfig, build_optimizers
 from petzval.training.ranks import Ranks
-from petzval.training.state import SpikeGuard
+from petzval.training.state import Part, SpikeGuard
 from petzval.training.step import training_step
 from petzval.training.weighting import Weighting
 from tests.training.shared import SharedObjective, WholeObjective, adamw, small_state
-from tests.training.toy import LinearObjective, toy_state
+from tests.training.toy import LinearObjective, Pairs, toy_model, toy_state
 
 
 def test_a_step_lowers_the_loss_and_counts() -> None:
@@ -94,3 +96,40 @@ def test_a_norm_that_has_moved_for_good_is_taken_in_the_end() -> None:
     guard = SpikeGuard(factor=5.0, warmup=1, patience=3)
     assert guard.accepts(1.0) and guard.accepts(1.0)
     assert [guard.accepts(100.0) for _ in range(5)] == [False, False, False, True, True]
+
+
+class TwoNetworks(LinearObjective):
+    """The second network learns twice, then the model once; what was asked for is kept."""
+
+    def __init__(self, model: torch.nn.Module, second: torch.nn.Module) -> None:
+        super().__init__(model)
+        self.second = LinearObjective(second, poisoned=1)
+        self.done: list[str] = []
+
+    def phases(self, batch: Pairs) -> Iterator[Phase]:
+        for step in (0, 1):
+            yield Phase(part="second", loss=lambda s=step: self.second.loss(self.second.batch(s)))
+            self.done.append("second")
+        yield Phase(part="", loss=lambda: self.loss(batch))
+        self.done.append("model")
+
+
+def test_a_step_of_several_updates_keeps_them_apart() -> None:
+    config = OptimizerConfig(learning_rate=0.05)
+    state, alone = toy_state(config), toy_state(config)
+    second = toy_model()
+    state.others["second"] = Part(model=second, optimizers=build_optimizers(second, config))
+    objective = TwoNetworks(state.model, second)
+    report = training_step(objective, objective.batch(0), state, max_grad_norm=1.0)
+    single = LinearObjective(alone.model)
+    expected = training_step(single, single.batch(0), alone, max_grad_norm=1.0)
+    assert objective.done == ["second", "second", "model"] and state.step == 1
+    # The model's own numbers are those of a step without company.
+    assert (report.loss, report.grad_norm) == (expected.loss, expected.grad_norm)
+    assert (report.num_items, state.num_items) == (16, 16)
+    own, theirs = state.model.state_dict(), alone.model.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in theirs)
+    # The poisoned update of the second network is refused, by a guard of its own.
+    guard = state.others["second"].guard
+    assert (guard.num_accepted, guard.num_skipped, state.guard.num_skipped) == (1, 1, 0)
+    assert not report.skipped and "grad_norm_second" in report.parts

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "data": "Fetch and build training data.",
     "pretrain": "Train a part of a model, or go on with it.",
     "finetune": "Teach a model pictures of your own, as a LoRA or in all its weights.",
+    "distill": "Teach a model to draw in four steps without guidance.",
     "evaluate": "Measure how well a model follows prompts.",
 }
 """Name -> summary. The command is the function of that name in `petzval.cli.<name>`."""

@@ -69,6 +69,14 @@ def sigmas(num_steps: int, mu: float) -> Tensor:
     return torch.from_numpy(np.append(shifted, np.float32(0.0)))
 
 
+def inference_sigmas(num_tokens: int, num_steps: int) -> Tensor:
+    """The levels of a picture of so many tokens, float32 [num_steps + 1]: `sigmas` at its mu.
+
+    Whoever trains for a number of steps trains on these.
+    """
+    return sigmas(num_steps, empirical_mu(num_tokens, num_steps))
+
+
 def training_mu(num_tokens: int) -> float:
     """Mean of logit(t) in training: 1.0 at 256 tokens to 1.3 at 4096, linear between and beyond.
 

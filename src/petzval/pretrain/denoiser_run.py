@@ -83,7 +83,7 @@ def train_denoiser(
             stage_folder / _ledger(session.ranks),
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=autoencoder_id,
-            weigh=_weigh(stage.plain_factor, beside / recipe.latents, data_folder),
+            weigh=weigh_plain(stage.plain_factor, beside / recipe.latents, data_folder),
             caption_draws=stage.caption_draws,
         )
         metric = None
@@ -107,7 +107,7 @@ def _ledger(ranks: Ranks) -> str:
     return "shards.jsonl" if ranks.is_first else f"shards-{ranks.rank}.jsonl"
 
 
-def _weigh(plain_factor: float, latents: Path, data_folder: Path) -> Weigh | None:
+def weigh_plain(plain_factor: float, latents: Path, data_folder: Path) -> Weigh | None:
     """Plain scenes so much oftener than others; which are plain, the cache's own recipe tells."""
     if plain_factor == 1:
         return None

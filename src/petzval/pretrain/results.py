@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from petzval.config import from_mapping, read_json, to_mapping
@@ -78,6 +78,12 @@ def fingerprint(run_folder: Path) -> str:
     """Hash of the weights, to tell whether a cache was made with them."""
     digest = hashlib.sha256((run_folder / RESULT / "model.safetensors").read_bytes())
     return digest.hexdigest()[:16]
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """As `fingerprint`, of a network at hand: what its run's would be."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+    return hashlib.sha256(save(tensors)).hexdigest()[:16]
 
 
 def has_result(run_folder: Path) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,7 @@ from petzval.training import folders, snapshot
 from petzval.training.folders import CHECKPOINTS, list_checkpoints, read_description
 from petzval.training.sharded import FORMAT as SHARDED_FORMAT
 from petzval.training.sharded import ShardedWriter, load_sharded, load_sharded_weights
-from petzval.training.state import RunState
+from petzval.training.state import RunState, Trained
 
 __all__ = [
     "CHECKPOINTS",
@@ -62,11 +63,12 @@ def save_checkpoint(
         objective: its `state_dict` is kept, if it has one.
     """
     draft = folders.begin(folder, state.step)
-    _save_tensors(draft / "model.safetensors", state.model.state_dict())
-    _save_tensors(draft / "optimizer.safetensors", snapshot.moments(state.optimizers))
+    for prefix, part in state.parts():
+        _save_tensors(draft / f"{prefix}model.safetensors", part.model.state_dict())
+        _save_tensors(draft / f"{prefix}optimizer.safetensors", snapshot.moments(part.optimizers))
+        if part.ema is not None:
+            _save_tensors(draft / f"{prefix}ema.safetensors", part.ema.averages)
     _save_tensors(draft / "rng.safetensors", snapshot.random_states(0))
-    if state.ema is not None:
-        _save_tensors(draft / "ema.safetensors", state.ema.averages)
     description = {"format": _FORMAT, **snapshot.describe(state, objective)}
     target = folders.commit(draft, state.step, description)
     folders.prune(folder, keep, milestone_steps)
@@ -88,13 +90,9 @@ def load_checkpoint(path: Path, state: RunState, objective: object = None) -> bo
     if written == SHARDED_FORMAT:
         load_sharded(path, state, objective)
     elif written == _FORMAT:
-        snapshot.check_optimizers(description, state.optimizers, path)
-        load_weights(path, state)
-        moments = {
-            key: _placed(tensor, snapshot.parameter_of(state.optimizers, key))
-            for key, tensor in _read_tensors(path / "optimizer.safetensors").items()
-        }
-        snapshot.restore_moments(state.optimizers, moments, description)
+        snapshot.check_parts(description, state, path)
+        for prefix, part in state.parts():
+            _restore_part(path, prefix, part, snapshot.described(description, prefix))
         if (path / "rng.safetensors").is_file():
             stored = _read_tensors(path / "rng.safetensors")
             snapshot.restore_random_states(stored, state.ranks.rank)
@@ -109,13 +107,11 @@ def load_checkpoint(path: Path, state: RunState, objective: object = None) -> bo
 
 
 def load_weights(path: Path, state: RunState) -> None:
-    """Take only the weights and averages of a checkpoint: the start of a following stage."""
+    """Take only the model's weights and averages: the start of a following stage."""
     if read_description(path).get("format") == SHARDED_FORMAT:
         load_sharded_weights(path, state)
         return
-    _restore(path / "model.safetensors", state.model.state_dict())
-    if state.ema is not None:
-        _restore(path / "ema.safetensors", state.ema.averages)
+    _restore_weights(path, "", state)
 
 
 class CheckpointWriter:
@@ -142,6 +138,21 @@ class CheckpointWriter:
     def finish(self, state: RunState) -> None:
         """Until what was begun is whole on the disk. All ranks must call it."""
         self._sharded.finish(state)
+
+
+def _restore_weights(path: Path, prefix: str, part: Trained) -> None:
+    _restore(path / f"{prefix}model.safetensors", part.model.state_dict())
+    if part.ema is not None:
+        _restore(path / f"{prefix}ema.safetensors", part.ema.averages)
+
+
+def _restore_part(path: Path, prefix: str, part: Trained, told: Mapping[str, Any]) -> None:
+    _restore_weights(path, prefix, part)
+    moments = {
+        key: _placed(tensor, snapshot.parameter_of(part.optimizers, key))
+        for key, tensor in _read_tensors(path / f"{prefix}optimizer.safetensors").items()
+    }
+    snapshot.restore_moments(part.optimizers, moments, told)
 
 
 def _placed(tensor: Tensor, parameter: Tensor | None) -> Tensor:

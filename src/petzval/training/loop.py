@@ -167,6 +167,8 @@ class _Session:
             config.optimizer, state.step, progress(state, config)
         )
         set_learning_rate(state.optimizers, rate)
+        for part in state.others.values():
+            set_learning_rate(part.optimizers, rate * part.rate_factor)
         timed = _Timed(batches)
         made = training_step(
             objective,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from petzval.training.tallies import Tally
 
 BatchT = TypeVar("BatchT")
+BatchInT = TypeVar("BatchInT", contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +83,33 @@ class Preparing(Protocol[BatchT]):
 
     def prepare(self, batch: BatchT) -> BatchT:
         """The batch with what frozen networks add to it; called once, under no_grad."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """One update within a step.
+
+    Attributes:
+        part: whose parameters change: a name of `RunState.others`, or "" for the model itself.
+        loss: what that part minimises; called once, with the part's parameters at hand.
+    """
+
+    part: str
+    loss: Callable[[], Loss]
+
+
+@runtime_checkable
+class Alternating(Protocol[BatchInT]):
+    """An objective whose step is several updates in turn, of several networks.
+
+    Each has its own loss, gradient norm, spike guard and optimizers; `Objective.loss` is not used.
+    The step's own numbers (loss, norm, whether it was refused) are those of the model's last
+    update, the others are logged under their part's name.
+    """
+
+    def phases(self, batch: BatchInT) -> Iterable[Phase]:
+        """The updates in order; the next one is asked for when the one before is done."""
         ...
 
 

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from petzval.errors import TrainingError
 from petzval.training import folders, snapshot
-from petzval.training.state import RunState
+from petzval.training.state import RunState, Trained
 
 FORMAT = 2
 
@@ -113,22 +113,33 @@ class ShardedWriter:
 def load_sharded(path: Path, state: RunState, objective: object = None) -> None:
     """Put a checkpoint of any number of ranks into a state of any number of ranks."""
     description = folders.read_description(path)
-    snapshot.check_optimizers(description, state.optimizers, path)
+    snapshot.check_parts(description, state, path)
     stored = _shapes(path)
-    targets = _weights(state)
-    own = {name: m.size for name, m in stored.items() if name.split(".")[0] in ("model", "ema")}
-    if state.ema is None:
-        own = {name: size for name, size in own.items() if name.startswith("model.")}
-    snapshot.check_names(own, targets, path)
-    moments: dict[str, Tensor] = {}
-    for name, metadata in stored.items():
-        if name.startswith("optimizer."):
-            key = name.removeprefix("optimizer.")
-            moments[key] = _empty(metadata, snapshot.parameter_of(state.optimizers, key), path)
+    targets: dict[str, Tensor] = {}
+    moments: dict[str, dict[str, Tensor]] = {}
+    for prefix, part in state.parts():
+        weights = _weights(prefix, part)
+        kinds = ("model",) if part.ema is None else ("model", "ema")
+        starts = tuple(f"{prefix}{kind}." for kind in kinds)
+        own = {name: m.size for name, m in stored.items() if name.startswith(starts)}
+        snapshot.check_names(own, weights, path)
+        start = f"{prefix}optimizer."
+        moments[prefix] = {
+            name.removeprefix(start): _empty(
+                metadata,
+                snapshot.parameter_of(part.optimizers, name.removeprefix(start)),
+                path,
+            )
+            for name, metadata in stored.items()
+            if name.startswith(start)
+        }
+        targets |= weights | _prefixed(start[:-1], moments[prefix])
     prefix = f"rng.{state.ranks.rank}."
     random = {name: _empty(m, None, path) for name, m in stored.items() if name.startswith(prefix)}
-    _read(path, targets | _prefixed("optimizer", moments) | random, state)
-    snapshot.restore_moments(state.optimizers, moments, description)
+    _read(path, targets | random, state)
+    for prefix, part in state.parts():
+        told = snapshot.described(description, prefix)
+        snapshot.restore_moments(part.optimizers, moments[prefix], told)
     snapshot.restore_random_states(
         {name.removeprefix("rng."): value for name, value in random.items()}, state.ranks.rank
     )
@@ -136,20 +147,25 @@ def load_sharded(path: Path, state: RunState, objective: object = None) -> None:
 
 
 def load_sharded_weights(path: Path, state: RunState) -> None:
-    """Take only the weights and averages."""
-    targets = _weights(state)
+    """Take only the model's weights and averages."""
+    targets = _weights("", state)
     stored = {name: metadata.size for name, metadata in _shapes(path).items() if name in targets}
     snapshot.check_names(stored, targets, path)
     _read(path, targets, state)
 
 
-def _weights(state: RunState) -> dict[str, Tensor]:
-    averages = state.ema.averages if state.ema is not None else {}
-    return _prefixed("model", state.model.state_dict()) | _prefixed("ema", averages)
+def _weights(prefix: str, part: Trained) -> dict[str, Tensor]:
+    averages = part.ema.averages if part.ema is not None else {}
+    weights = _prefixed(f"{prefix}model", part.model.state_dict())
+    return weights | _prefixed(f"{prefix}ema", averages)
 
 
 def _tensors(state: RunState) -> dict[str, Tensor]:
-    return _weights(state) | _prefixed("optimizer", snapshot.moments(state.optimizers))
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in state.parts():
+        tensors |= _weights(prefix, part)
+        tensors |= _prefixed(f"{prefix}optimizer", snapshot.moments(part.optimizers))
+    return tensors
 
 
 def _random(state: RunState) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """A run's state as named tensors and a small JSON description, and back; no files yet.
 
 Names of tensors: `model.<name>`, `ema.<name>`, `optimizer.<number>.<parameter>.<moment>`,
-`rng.<rank>.<device>`. The tensors of a sharded run are sharded, and are put back into a run sharded
-in any other way.
+`rng.<rank>.<device>`; those of a further network begin with its name and a dot. The tensors of a
+sharded run are sharded, and are put back into a run sharded in any other way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from petzval.errors import TrainingError
 from petzval.training.objective import Resumable
-from petzval.training.state import RunState, SpikeGuard
+from petzval.training.state import RunState, SpikeGuard, Trained
 
 WRONG_RUN = "resume with the recipe that started the run, or start another run folder"
 
@@ -30,15 +30,22 @@ def describe(state: RunState, objective: object = None) -> dict[str, Any]:
         "seconds": state.seconds,
         "num_items": state.num_items,
         "num_tokens": state.num_tokens,
-        "ema_updates": state.ema.num_updates if state.ema is not None else None,
-        "guard": dataclasses.asdict(state.guard),
-        "optimizers": [
-            {"class": type(optimizer).__name__, "groups": optimizer.state_dict()["param_groups"]}
-            for optimizer in state.optimizers
-        ],
+        **_describe_part(state),
+        "others": {name: _describe_part(part) for name, part in state.others.items()},
         "ranks": state.ranks.size,
         "config_hash": state.config_hash,
         "sampler": dict(objective.state_dict()) if isinstance(objective, Resumable) else None,
+    }
+
+
+def _describe_part(part: Trained) -> dict[str, Any]:
+    return {
+        "ema_updates": part.ema.num_updates if part.ema is not None else None,
+        "guard": dataclasses.asdict(part.guard),
+        "optimizers": [
+            {"class": type(optimizer).__name__, "groups": optimizer.state_dict()["param_groups"]}
+            for optimizer in part.optimizers
+        ],
     }
 
 
@@ -46,9 +53,11 @@ def restore_description(
     description: Mapping[str, Any], state: RunState, objective: object = None
 ) -> None:
     """Put the counters back; `sampler` goes to the objective, where both have one."""
-    if state.ema is not None:
-        state.ema.num_updates = int(description["ema_updates"])
-    state.guard = SpikeGuard(**description["guard"])
+    for prefix, part in state.parts():
+        told = described(description, prefix)
+        if part.ema is not None:
+            part.ema.num_updates = int(told["ema_updates"])
+        part.guard = SpikeGuard(**told["guard"])
     state.step = int(description["step"])
     state.seconds = float(description["seconds"])
     state.num_items = int(description["num_items"])
@@ -56,6 +65,23 @@ def restore_description(
     sampler = description.get("sampler")
     if sampler is not None and isinstance(objective, Resumable):
         objective.load_state_dict(sampler)
+
+
+def described(description: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    """The part of a description that is about one network, by its prefix in `RunState.parts`."""
+    return description["others"][prefix.removesuffix(".")] if prefix else description
+
+
+def check_parts(description: Mapping[str, Any], state: RunState, path: Path) -> None:
+    """Refuse a state of other networks, or one that other kinds of optimizers wrote."""
+    stored = sorted(description.get("others", {}))
+    if stored != sorted(state.others):
+        raise TrainingError(
+            f"{path} holds the further networks {stored}, the recipe has {sorted(state.others)}",
+            WRONG_RUN,
+        )
+    for prefix, part in state.parts():
+        check_optimizers(described(description, prefix), part.optimizers, path)
 
 
 def moments(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -58,11 +58,48 @@ class SpikeGuard:
         return True
 
 
+@runtime_checkable
+class Trained(Protocol):
+    """A network that learns, with all that its updates need: a run's model, or a further part."""
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    ema: Ema | None
+    guard: SpikeGuard
+    root: Shell | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """A further network that a run trains beside its model, such as the critic of a generator.
+
+    Attributes:
+        rate_factor: its learning rate, as a multiple of the model's.
+        root: the shell of a sharded network; not stored.
+    """
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    ema: Ema | None = None
+    guard: SpikeGuard = field(default_factory=SpikeGuard)
+    rate_factor: float = 1.0
+    root: Shell | None = None
+
+    def within(self, call: Callable[[], ResultT]) -> ResultT:
+        """As `RunState.within`, of this network."""
+        return within(self.root, call)
+
+    def evaluate(self, call: Callable[[], ResultT]) -> ResultT:
+        """As `RunState.evaluate`, of this network."""
+        return evaluate(self.root, call)
+
+
 @dataclass(kw_only=True, slots=True)
 class RunState:
     """Model, averages, optimizers and counters; what a checkpoint holds.
 
     Attributes:
+        others: further networks by name, trained beside the model (`objective.Alternating`).
         step: finished steps, skipped updates included.
         seconds: time spent in steps over all sessions of the run.
         num_items: images or sequences seen, by all ranks.
@@ -83,17 +120,38 @@ class RunState:
     config_hash: str = ""
     ranks: Ranks = field(default_factory=Ranks)
     root: Shell | None = None
+    others: dict[str, Part] = field(default_factory=dict[str, Part])
+
+    def part(self, name: str) -> Trained:
+        """One of `others` by name, or the run's own model as ""."""
+        return self.others[name] if name else self
+
+    def parts(self) -> Iterator[tuple[str, Trained]]:
+        """The model as "", then the others with their names and a dot: prefixes of what is kept."""
+        yield "", self
+        for name, part in self.others.items():
+            yield f"{name}.", part
 
     def within(self, call: Callable[[], ResultT]) -> ResultT:
         """`call()`, which runs the model and returns the tensors to go backward from."""
-        return call() if self.root is None else self.root(call)
+        return within(self.root, call)
 
     def evaluate(self, call: Callable[[], ResultT]) -> ResultT:
         """`call()`, which runs the model without gradients. All ranks must call it alike."""
-        with torch.no_grad():
-            if self.root is None:
-                return call()
-            try:
-                return self.root(call)
-            finally:
-                cast("FSDPModule", self.root).reshard()
+        return evaluate(self.root, call)
+
+
+def within(root: Shell | None, call: Callable[[], ResultT]) -> ResultT:
+    """`call()` with a root's parameters at hand, where there is one."""
+    return call() if root is None else root(call)
+
+
+def evaluate(root: Shell | None, call: Callable[[], ResultT]) -> ResultT:
+    """`call()` without gradients; a root's parameters are let go after it."""
+    with torch.no_grad():
+        if root is None:
+            return call()
+        try:
+            return root(call)
+        finally:
+            cast("FSDPModule", root).reshard()

@@ -1,19 +1,20 @@
-"""One optimizer step: forward, backward, clip, update."""
+"""One step of a run: an update of its model, or several updates in turn, of several networks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from petzval.training.objective import BatchT, Loss, Objective
-from petzval.training.parallel import full_tensor
+from petzval.training.objective import Alternating, BatchT, Loss, Objective
 from petzval.training.state import RunState
-from petzval.training.tallies import add_tallies
-from petzval.training.weighting import Weighting, weighted
+from petzval.training.update import Update, update
+from petzval.training.weighting import Weighting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +22,8 @@ class StepReport:
     """What one step measured.
 
     Attributes:
-        loss: the value that was minimised, over all ranks.
-        parts: this rank's named scalars.
+        loss: the value that the model minimised, over all ranks.
+        parts: this rank's named scalars, each the mean over the updates that gave it.
         sums: this rank's (total, count) by name.
         grad_norm: global norm before clipping.
         skipped: True if the spike guard refused the update.
@@ -54,124 +55,90 @@ def training_step(
     """Advance the state by one step; all ranks together, and all alike.
 
     Args:
-        objective: gives the loss.
+        objective: gives the loss; or, if it is `Alternating`, the updates that make up a step.
         batch: from `objective.batch(state.step)`.
         state: changed in place; `state.step` grows by one also when the update is refused.
         max_grad_norm: gradients are scaled down to this global norm.
         autocast: type of the matrix products; parameters and updates stay float32.
         weighting: what this rank's batch weighs among the others'.
         more: further batches of this step, as many on every rank. Each is taken when the one before
-            is done; together they weigh as the batches of as many more ranks would.
+            is done; together they weigh as the batches of as many more ranks would. Not for an
+            `Alternating` objective, whose step has one batch.
     """
-    parameters = [p for p in state.model.parameters() if p.requires_grad]
-    for optimizer in state.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    losses, minimised = _backward(objective, chain((batch,), more), state, autocast, weighting)
-    # Every rank acts on one and the same number, whatever their own last bits are.
-    grad_norm = state.ranks.of_first(float(_clip(parameters, max_grad_norm)))
-    accepted = state.guard.accepts(grad_norm)
-    if accepted:
-        for optimizer in state.optimizers:
-            optimizer.step()
-        if state.ema is not None:
-            state.ema.update(state.model)
-    return _report(_joined(losses), minimised, grad_norm, accepted, state)
+
+    def advance(part: str, losses: Iterable[Callable[[], Loss]]) -> Update:
+        return update(
+            state.part(part),
+            losses,
+            state.ranks,
+            max_grad_norm=max_grad_norm,
+            autocast=autocast,
+            weighting=weighting,
+            part=part,
+        )
+
+    if isinstance(objective, Alternating):
+        phases = cast("Alternating[BatchT]", objective).phases(batch)
+        return _report([advance(phase.part, (phase.loss,)) for phase in phases], state)
+    losses = (partial(objective.loss, each) for each in chain((batch,), more))
+    return _report([advance("", losses)], state)
 
 
-def _backward(
-    objective: Objective[BatchT],
-    batches: Iterable[BatchT],
-    state: RunState,
-    autocast: torch.dtype | None,
-    weighting: Weighting,
-) -> tuple[list[Loss], Tensor]:
-    """Add up the gradients of a step's batches; what each lost, and the value that was minimised.
-
-    A batch's weight among the others is known when all have run. Until then gradients are in units
-    of the first one's weight.
-    """
-    parameters = [p for p in state.model.parameters() if p.requires_grad]
-    device = parameters[0].device.type
-    losses: list[Loss] = []
-    weights: list[float] = []
-    values: list[Tensor] = []
-    for batch in batches:
-
-        def value(batch: BatchT = batch) -> Tensor:
-            with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-                losses.append(objective.loss(batch))
-            own, weight = weighted(losses[-1], weighting, state.ranks)
-            weights.append(weight)
-            return own if len(weights) == 1 else own * (weight / weights[0])
-
-        minimised = state.within(value)
-        minimised.backward()  # pyright: ignore[reportUnknownMemberType]
-        values.append(minimised.detach())
-    if state.root is not None:
-        idle = (each for each in losses[0].idle if all(each in loss.idle for loss in losses))
-        state.root.drop_idle_gradients(tuple(idle))
-    if len(weights) == 1:
-        return losses, values[0]
-    share = weights[0] / sum(weights)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(share)
-    return losses, torch.stack(values).sum() * share
-
-
-def _joined(losses: Sequence[Loss]) -> Loss:
-    """What a step's batches say together, for the log."""
-    if len(losses) == 1:
-        return losses[0]
-    flops = [loss.flops for loss in losses]
-    return Loss(
-        value=losses[0].value.detach(),
-        parts={
-            name: torch.stack([loss.parts[name].detach() for loss in losses]).mean()
-            for name in losses[0].parts
-        },
-        num_items=sum(loss.num_items for loss in losses),
-        num_tokens=sum(loss.num_tokens for loss in losses),
-        means=add_tallies([loss.means for loss in losses]),
-        flops=None if None in flops else sum(number or 0.0 for number in flops),
-    )
-
-
-def _report(
-    loss: Loss, minimised: Tensor, grad_norm: float, accepted: bool, state: RunState
-) -> StepReport:
-    """Count the step, and put together what the ranks saw."""
-    values = _floats(
-        [minimised, *loss.parts.values()]
-        + [number for tally in loss.means.values() for number in (tally.total, tally.count)]
-    )
-    num_parts = len(loss.parts)
-    sums = values[1 + num_parts :]
-    own = (values[0], loss.num_items, loss.num_tokens, loss.flops or 0.0, loss.flops is None)
-    total, num_items, num_tokens, flops, num_silent = state.ranks.sum([float(v) for v in own])
+def _report(updates: Sequence[Update], state: RunState) -> StepReport:
+    """Count the step, and put together what the updates and the ranks saw."""
+    last = [made for made in updates if not made.part][-1]
+    losses = [made.loss for made in updates]
+    # What the other networks learned from is the same samples again, or the model's own.
+    num_items = sum(made.loss.num_items for made in updates if not made.part)
+    num_tokens = sum(made.loss.num_tokens for made in updates if not made.part)
+    flops = [0.0 if each.flops is None else each.flops for each in losses]
+    num_silent = sum(each.flops is None for each in losses)
+    own = (float(last.minimised), num_items, num_tokens, sum(flops), num_silent)
+    total, all_items, all_tokens, done, all_silent = state.ranks.sum([float(v) for v in own])
     state.step += 1
-    state.num_items += int(num_items)
-    state.num_tokens += int(num_tokens)
+    state.num_items += int(all_items)
+    state.num_tokens += int(all_tokens)
+    parts, sums = _logged(updates)
     return StepReport(
         loss=total / state.ranks.size,
-        parts=dict(zip(loss.parts, values[1 : 1 + num_parts], strict=True)),
-        grad_norm=grad_norm,
-        skipped=not accepted,
-        num_items=int(num_items),
-        num_tokens=int(num_tokens),
-        sums=dict(zip(loss.means, zip(sums[::2], sums[1::2], strict=True), strict=True)),
-        flops=None if num_silent else flops,
+        parts=parts,
+        grad_norm=last.grad_norm,
+        skipped=not last.accepted,
+        num_items=int(all_items),
+        num_tokens=int(all_tokens),
+        sums=sums,
+        flops=None if all_silent else done,
     )
+
+
+def _logged(
+    updates: Sequence[Update],
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """This rank's scalars, and its sums and counts, over all updates; in one transfer."""
+    scalars = [(name, value) for made in updates for name, value in made.loss.parts.items()]
+    tallies = [(name, tally) for made in updates for name, tally in made.loss.means.items()]
+    values = _floats(
+        [value for _, value in scalars]
+        + [number for _, tally in tallies for number in (tally.total, tally.count)]
+    )
+    found = [(name, (value, 1.0)) for (name, _), value in zip(scalars, values, strict=False)]
+    found += [(f"grad_norm_{m.part}", (m.grad_norm, 1.0)) for m in updates if m.part]
+    means = {name: total / count for name, (total, count) in _added(found).items()}
+    rest = values[len(scalars) :]
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return means, _added([(name, pair) for (name, _), pair in zip(tallies, pairs, strict=True)])
+
+
+def _added(entries: Sequence[tuple[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
+    sums: dict[str, tuple[float, float]] = {}
+    for name, (total, count) in entries:
+        before = sums.get(name, (0.0, 0.0))
+        sums[name] = (before[0] + total, before[1] + count)
+    return sums
 
 
 def _floats(scalars: Sequence[Tensor]) -> list[float]:
     """Scalars of one device as numbers, in one transfer."""
+    if not scalars:
+        return []
     return torch.stack([scalar.detach().double().reshape(()) for scalar in scalars]).tolist()
-
-
-def _clip(parameters: Sequence[Tensor], max_grad_norm: float) -> Tensor:
-    """Scale all gradients to a global norm of at most this; the norm before, over all ranks."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = full_tensor(torch.nn.utils.get_total_norm(gradients, foreach=True))
-    torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm, foreach=True)
-    return norm

@@ -22,20 +22,16 @@ from petzval.training.ranks import Ranks
 Weighting = Literal["sample", "rank", "token"]
 
 
-def weighted_value(loss: Loss, weighting: Weighting, ranks: Ranks) -> Tensor:
+def weighted(loss: Loss, weighting: Weighting, ranks: Ranks) -> tuple[Tensor, float]:
     """The scalar whose gradients, averaged over the ranks, are those of the global loss.
 
     Its own mean over the ranks is the global loss. Where the objective gives `Loss.items`, samples
     are weighed one by one; otherwise the batch's mean counts for all its samples or tokens, which
     is the same where they are of one size. All ranks must call it.
-    """
-    return weighted(loss, weighting, ranks)[0]
 
-
-def weighted(loss: Loss, weighting: Weighting, ranks: Ranks) -> tuple[Tensor, float]:
-    """`weighted_value`, and what it weighs against the other batches of a step.
-
-    The weight is the number of samples or tokens of all ranks' batches; 1 where ranks count alike.
+    Returns:
+        The scalar, and what it weighs against the other batches of a step: the number of samples
+        or tokens of all ranks' batches; 1 where ranks count alike.
     """
     if weighting == "rank":
         return loss.value, 1.0

@@ -76,6 +76,8 @@ class Window:
             "num_items": float(state.num_items),
             "num_skipped": float(state.guard.num_skipped),
         }
+        for name, part in state.others.items():
+            row[f"num_skipped_{name}"] = float(part.guard.num_skipped)
         flops = [report.flops for report in reports]
         if self._peak is not None and None not in flops:
             done = sum(number for number in flops if number is not None)

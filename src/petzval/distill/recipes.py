@@ -1,0 +1,179 @@
+"""Every distillation as a value: `lens_turbo` the paper's, `mini_turbo` ours, `smoke_turbo` a test.
+
+A recipe is a function returning a frozen value; nothing in it is read from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from petzval.distill.discriminator import HeadsConfig
+from petzval.distill.objective import DistillConfig
+from petzval.errors import ConfigError
+from petzval.pretrain.denoiser import DenoiserConfig
+from petzval.pretrain.folder_pool import batch_tokens
+from petzval.training.loop import LoopConfig
+from petzval.training.lora import LoraConfig
+from petzval.training.optimizer import OptimizerConfig
+from petzval.training.parallel import ParallelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurboRecipe:
+    """A distillation run.
+
+    Attributes:
+        name: of the checkpoint that it leaves.
+        teacher: name of a model, where none is given; None asks for one.
+        data: buckets and batch sizes; nothing else of pre-training's objective is used.
+        heads: of the discriminator.
+        fake_lora: trains the fake score as a LoRA, to save memory; None trains all of it.
+        plain_factor: how much oftener a plain scene is drawn than another, as in pre-training.
+        caption_draws: the shortest of so many captions of a scene is used.
+        frozen: type of the teacher's and the text encoder's weights.
+        rescan_steps: batches between looks at the cache of latents.
+        preview_base: family whose square a grid of pictures is drawn at; None takes the teacher's.
+    """
+
+    name: str
+    teacher: str | None
+    objective: DistillConfig
+    data: DenoiserConfig
+    loop: LoopConfig
+    heads: HeadsConfig
+    fake_lora: LoraConfig | None = None
+    plain_factor: float = 1.0
+    caption_draws: int = 1
+    frozen: Literal["float32", "bfloat16"] = "float32"
+    rescan_steps: int = 320
+    preview_base: int | None = None
+    seed: int = 5
+
+    def __post_init__(self) -> None:
+        if self.data.text_dropout > 0:
+            raise ConfigError("distillation drops no text; set text_dropout to 0")
+        if self.rescan_steps % self.data.steps_per_window:
+            raise ConfigError(
+                f"rescan_steps {self.rescan_steps} is not a multiple of steps_per_window "
+                f"{self.data.steps_per_window}"
+            )
+        if self.loop.optimizer.kind != "adamw":
+            raise ConfigError("distillation updates with AdamW; set kind to adamw")
+
+
+def lens_turbo() -> TurboRecipe:
+    """Lens → Lens-Turbo on 8 GPUs of 80 GB: the paper's figures (section 2.4, appendix D.2).
+
+    Ours, where the paper is silent: the heads' blocks and width, the average of the weights, no
+    weight decay, the nine ratios at 1024² as buckets, recomputed blocks.
+    """
+    return TurboRecipe(
+        name="lens-turbo",
+        teacher="lens",
+        objective=DistillConfig(),
+        data=DenoiserConfig(
+            bases=(1024,),
+            batch_tokens=batch_tokens(4, 1024),
+            steps_per_window=5,
+            text_dropout=0.0,
+            max_tokens=415,
+        ),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(
+                learning_rate=5e-7, betas=(0.0, 0.9), weight_decay=0.0, warmup_steps=0
+            ),
+            parallel=ParallelConfig(parameters="bfloat16", recompute="blocks"),
+            num_steps=1000,
+            autocast="bfloat16",
+            log_every=5,
+            save_minutes=20.0,
+            callback_minutes=30.0,
+            milestone_steps=100,
+            ema_decay=0.99,
+        ),
+        heads=HeadsConfig(blocks=(11, 23, 35, 47)),
+        frozen="bfloat16",
+    )
+
+
+def mini_turbo() -> TurboRecipe:
+    """The small illustrator in four steps, from the one that ships inside.
+
+    Eight pictures of 256² or 32 of 128² an update. A hundred times the paper's rate, for a network
+    of a five-hundredth of Lens' weights and a few hundred iterations; milder guidance; without the
+    discriminator, which would take a third of the time.
+    """
+    return TurboRecipe(
+        name="mini-turbo",
+        teacher="mini",
+        objective=DistillConfig(guidance=3.0, adversarial_weight=0.0, first_step_guidance=4.0),
+        data=DenoiserConfig(
+            bases=(128, 256),
+            base_shares=(0.25, 0.75),
+            batch_tokens=2048,
+            steps_per_window=5,
+            text_dropout=0.0,
+        ),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(
+                learning_rate=5e-5,
+                betas=(0.0, 0.9),
+                weight_decay=0.0,
+                warmup_steps=10,
+                decay="cooldown",
+                cooldown=0.5,
+                final_fraction=0.1,
+            ),
+            num_steps=2000,
+            minutes=90.0,
+            autocast="bfloat16",
+            log_every=5,
+            callback_minutes=10.0,
+            ema_decay=0.98,
+        ),
+        heads=HeadsConfig(blocks=(1, 3, 5), hidden=64),
+        plain_factor=5.0,
+        caption_draws=2,
+    )
+
+
+def smoke_turbo() -> TurboRecipe:
+    """Seconds: two iterations of a tiny teacher, with every term in use."""
+    return TurboRecipe(
+        name="smoke-turbo",
+        teacher=None,
+        objective=DistillConfig(first_step_weight=0.1, first_step_calls=2),
+        data=DenoiserConfig(
+            bases=(128, 256),
+            base_shares=(0.5, 0.5),
+            batch_tokens=256,
+            steps_per_window=5,
+            text_dropout=0.0,
+        ),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(learning_rate=1e-4, betas=(0.0, 0.9), weight_decay=0.0),
+            num_steps=2,
+            log_every=1,
+            ema_decay=0.9,
+        ),
+        heads=HeadsConfig(blocks=(0, 1), hidden=8),
+        preview_base=128,
+    )
+
+
+RECIPES: Mapping[str, Callable[[], TurboRecipe]] = {
+    recipe.__name__: recipe for recipe in (lens_turbo, mini_turbo, smoke_turbo)
+}
+
+
+def recipe_by_name(name: str) -> TurboRecipe:
+    """The recipe's value.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name[:40]!r}", f"recipes: {', '.join(RECIPES)}")
+    return RECIPES[name]()
