@@ -58,8 +58,8 @@ def test_shards_are_written() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_shards_are_read_in_three_ways() -> None:
     found = measured(prepare_reading(3, 96, 128))
-    ways = [way.split()[0].strip(",") for way in found.timings]
-    assert ways == ["tarfile", "webdataset", "ShardReader"]
+    first_words = [way.split()[0].strip(",") for way in found.timings]
+    assert first_words == ["tarfile", "webdataset", "ShardReader"]
 
 
 def test_cases_have_names_of_their_own_and_limits_in_time() -> None:

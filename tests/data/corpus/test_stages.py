@@ -176,7 +176,8 @@ def test_workers_end_with_the_process_that_started_them(corpus: Corpus) -> None:
     # Workers hold the other end of the pipe, too: it ends with the last of them.
     reader = threading.Thread(target=process.stdout.read, daemon=True)
     try:
-        next(iter(process.stdout))
+        # By then both are at work.
+        assert any(int(line) >= 1 for line in process.stdout)
         process.kill()
         assert process.wait(60) == -signal.SIGKILL
         reader.start()
