@@ -122,7 +122,7 @@ def serving() -> Generator[Endpoint]:
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
                 self.wfile.write(b'Content-Length: 5000\r\n\r\n{"id": "half an ans')
             elif what == "hang":
-                closing.wait(5)
+                closing.wait(30)
                 self.close_connection = True
             elif what == "drip":
                 self.send_response(200)

@@ -131,7 +131,8 @@ def test_an_answer_that_does_not_come_is_given_up(
     endpoint.orders = {1: [what]}
     start = time.monotonic()
     run = ask(corpus, endpoint, EndpointSettings(timeout=0.3, backoff=0.01))
-    assert run.counts == {"caption": 2} and time.monotonic() - start < 3
+    # The hanging one would let go after 30 seconds, the dripping one never.
+    assert run.counts == {"caption": 2} and time.monotonic() - start < 20
     # The endpoint may have worked on it, so the attempt counts as if it had.
     assert sum(run.spent) > 2 * TOKENS
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,27 @@ def test_a_tar_that_is_damaged_in_the_middle_gives_what_stands_before(
     path.write_bytes(whole[: third + 700])
     again = import_source(corpus, TarSource(path))
     assert again.num_present == 2 and reasons(again)["2.jpg"] == "the tar ends before it does"
+
+
+def test_a_header_that_claims_a_quarter_of_a_gigabyte_is_not_read(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    path = tmp_path / "headers.tar"
+    write_tar(path, [("0.jpg", PICTURES[0])])
+    with tarfile.open(path) as tar:
+        end = tar.getmembers()[0].offset_data + -(-len(PICTURES[0]) // 512) * 512
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 28
+    with path.open("r+b") as file:
+        file.seek(end)
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        file.truncate(end + 512 + (1 << 28))
+    tracemalloc.start()
+    done = import_source(corpus, TarSource(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert done.num_new == 1 and peak < 1 << 26
+    assert reasons(done) == {"headers.tar": "the tar is damaged, and read up to there"}
 
 
 def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:

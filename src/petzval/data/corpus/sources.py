@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ MAX_SIDECAR_DEPTH = 64
 """Of a sidecar's JSON. Its reader and writer call themselves for each level, and so does whoever
 reads the corpus later, from wherever it stands."""
 _BLOCK = 512
+_MAX_HEADER_BYTES = 1 << 20
 _PLAIN_MEMBERS = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 _LICENCE_NAMES = ("licence", "license")
 _PATH_NAMES = ("path", "file", "filename", "image_path")
@@ -219,11 +220,34 @@ def _items_of_tar(path: Path, step: int) -> Iterator[Item | Refusal]:
     yield from _items_of_group(path, group, step)
 
 
+@dataclass(frozen=True, slots=True)
+class _Headers:
+    """A tar for a library that reads all of a header at once, whatever size the header claims."""
+
+    file: BinaryIO
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _headers(file: BinaryIO) -> BinaryIO:
+    # Reading a tar needs no more of a file than these three.
+    return cast("BinaryIO", _Headers(file))
+
+
 def _plain_members(path: Path) -> Iterator[tarfile.TarInfo | Refusal]:
     """Members that are files, in order; the others, and a tar that ends too early, are refused."""
     size = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=_headers(file), mode="r:") as tar:
             for member in tar:
                 # Members that were read are kept by the library, for names that are asked for.
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
