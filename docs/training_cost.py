@@ -44,7 +44,7 @@ def forward_line() -> str:
 def ranks_table() -> str:
     """What a rank does in a step, for each area of the paper's mixed stage."""
     lines = [
-        "| size | samples | image tokens | text tokens | forward TFLOP | step TFLOP | to the mean |",
+        "| size | samples | image tokens | text tokens | forward TFLOP | step TFLOP | to mean |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     steps = {base: training_flops(LENS_MMDIT, *batch(base)) for base in BASES}
@@ -59,7 +59,7 @@ def ranks_table() -> str:
     return "\n".join(lines)
 
 
-def idle_table(num_samples: int = 100_000, num_batches: int = 1024) -> str:
+def idle_table(num_samples: int = 100_000, num_batches: int = 512) -> str:
     """Share of the ranks' time in which they wait for the dearest one, if time follows the count.
 
     Args:

@@ -39,8 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plots", action="store_true", help="draw what is recorded, run nothing")
     options = parser.parse_args(arguments)
     if options.plots:
-        from research.claims import plots
-
+        try:
+            from research.claims import plots
+        except ImportError:
+            parser.error("plots need matplotlib: pip install 'petzval[eval]'")
         plots.write_all()
         return 0
     torch.set_num_threads(1)

@@ -58,7 +58,8 @@ class MiniaturePool:
     def __init__(
         self, scenes: tuple[tuple[Scene, ...], ...], canvases: tuple[Canvas, ...], kind: CaptionKind
     ) -> None:
-        self.scenes, self.canvases, self.kind = scenes, canvases, kind
+        self.scenes, self.canvases = scenes, canvases
+        self.kind: CaptionKind = kind
 
     def draw_bucket(self, step: int, base: int, rng: np.random.Generator) -> tuple[int, int]:
         """The grid of one of the canvases, all alike often."""

@@ -72,7 +72,7 @@ def claims(runs: Sequence[Run], protocol: Protocol = PROTOCOL) -> Figure:
     """Captions and layers as curves over the steps, sizes as bars; error bars are one SE."""
     figure = Figure(figsize=(10.5, 7.0), layout="constrained")
     axes = figure.subplots(2, 2)
-    chance = {kind: chance_of(kind, protocol) for kind in ("dense", "brief")}
+    chance = {kind: chance_of(kind, protocol, clean=False) for kind in ("dense", "brief")}
     _curves(axes[0, 0], runs, ("base", "brief", "mixed"), DENSE[0], chance["dense"])
     axes[0, 0].set_title(f"Captions, tried with dense prompts at {SMALL}")
     _curves(axes[0, 1], runs, ("base", "brief", "mixed"), BRIEF, chance["brief"])
@@ -121,7 +121,7 @@ def _bars(place: Axes, runs: Sequence[Run], arms: Sequence[str], low: float) -> 
 
 
 def _finish(place: Axes, low: float) -> None:
-    place.axhline(low, color="#777777", linestyle=":", label="right pictures, other prompts")
+    place.axhline(low, color="#777777", linestyle=":", label="other scenes, not cleanly drawn")
     place.set_ylim(0, 1)
     place.set_ylabel("rubric")
     place.grid(axis="y", color="#dddddd")

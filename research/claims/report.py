@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from petzval.data.miniature.judge import score
+from petzval.data.miniature.judge import Verdict, score
 from petzval.data.miniature.world import SMALL, TALL, all_scenes, draw_all
 from research.claims.arms import ARMS, PROTOCOL, TRIED_SIZES, Protocol
 from research.claims.learning import Split
@@ -77,8 +78,9 @@ def arms_table(protocol: Protocol = PROTOCOL, runs: Sequence[Run] | None = None)
         count = len({run.seed for run in found if run.arm == arm.name})
         cells = [_cell(of_arm(found, arm.name, name)) for name in names]
         lines.append(f"| {TITLES[arm.name]} | {count} | " + " | ".join(cells) + " |")
-    chance = [f"{chance_of(name.split()[0], protocol):.3f}" for name in names]
-    lines.append("| *right pictures under other prompts* | | " + " | ".join(chance) + " |")
+    for clean, label in ((True, "right pictures"), (False, "the same, but not cleanly drawn,")):
+        chance = [f"{chance_of(name.split()[0], protocol, clean=clean):.3f}" for name in names]
+        lines.append(f"| *{label} under other prompts* | | " + " | ".join(chance) + " |")
     return "\n".join(lines)
 
 
@@ -117,8 +119,17 @@ def protocol_line(protocol: Protocol = PROTOCOL, runs: Sequence[Run] | None = No
     )
 
 
-def chance_of(kind: str, protocol: Protocol) -> float:
-    """What right pictures get under the prompts of other scenes."""
+def whole_line(protocol: Protocol = PROTOCOL, runs: Sequence[Run] | None = None) -> str:
+    """How often everything was right at once: the best of all arms, sizes and kinds of prompt."""
+    found = load(protocol) if runs is None else runs
+    names = [f"right {name}" for name in (*DENSE, BRIEF)]
+    best = max((run.final[name] for run in found for name in names if name in run.final), default=0)
+    return f"Whole prompts right, clean drawing included: at most {best:.0%} in any run and column."
+
+
+@functools.cache
+def chance_of(kind: str, protocol: Protocol, *, clean: bool) -> float:
+    """What pictures of other scenes get under the prompts, with or without clean drawing."""
     captions = prompts(Split.of(protocol), protocol, kind)
     rng = np.random.default_rng(2)
     scenes = [
@@ -127,7 +138,10 @@ def chance_of(kind: str, protocol: Protocol) -> float:
         for group in (all_scenes(1 + number % protocol.max_things),)
     ]
     pictures, _ = draw_all(scenes, SMALL, rng)
-    return float(np.mean([verdict.rubric for verdict in score(pictures, captions)]))
+    verdicts = score(pictures, captions)
+    if not clean:
+        verdicts = [Verdict({**verdict.criteria, "structure": 0.0}) for verdict in verdicts]
+    return float(np.mean([verdict.rubric for verdict in verdicts]))
 
 
 def _cell(estimate: Estimate | None) -> str:

@@ -23,7 +23,14 @@ from research.claims.record import (
     of_arm,
     protocol_id,
 )
-from research.claims.report import CLAIMS, arms_table, claims_table, protocol_line
+from research.claims.report import (
+    CLAIMS,
+    arms_table,
+    chance_of,
+    claims_table,
+    protocol_line,
+    whole_line,
+)
 from research.claims.trial import prompts
 
 TINY = dataclasses.replace(
@@ -131,12 +138,20 @@ def _complete() -> list[Run]:
 
 def test_tables_say_what_is_recorded() -> None:
     lines = arms_table(runs=_complete()).splitlines()
-    assert len(lines) == 2 + len(ARMS) + 1
+    assert len(lines) == 2 + len(ARMS) + 2
     assert "| 3 | 0.910 ± 0.006 |" in lines[2]
     rows = claims_table(runs=_complete()).splitlines()[2:]
     assert len(rows) == sum(len(claim.scores) for claim in CLAIMS)
     assert all(row.endswith("| 0.400 ± 0.000 | seen |") for row in rows)
     assert "15 runs" in protocol_line(runs=_complete())
+    assert "at most 0% in any run" in whole_line(runs=_complete())
+
+
+def test_chance_is_far_from_the_judges_best_and_its_worst() -> None:
+    for kind, criteria in (("dense", 5), ("brief", 3)):
+        clean, spoilt = (chance_of(kind, PROTOCOL, clean=clean) for clean in (True, False))
+        assert clean - spoilt == pytest.approx(1 / criteria)
+        assert 0.15 < spoilt < clean < 0.65
 
 
 def test_tables_of_nothing_say_so() -> None:
@@ -155,6 +170,8 @@ def test_what_is_recorded_is_of_known_arms_once_each() -> None:
 def test_pictures_are_drawn_from_the_record() -> None:
     figure = plots.claims(_complete())
     assert len(figure.axes) == 4
-    labels = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = {text.get_text() for text in legend.get_texts()}
     assert {"base", "brief captions", "half of each"} <= labels
     assert len(plots.world().axes) == 4 * 5
