@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from petzval.data.miniature.captions import brief, dense
 from petzval.data.miniature.judge import score
 from petzval.data.miniature.world import SMALL, TALL, all_scenes, draw_all
 from research.claims.arms import PROTOCOL, TRIED_SIZES, Protocol
-from research.claims.record import Run, load, of_arm
+from research.claims.record import Estimate, Run, load, of_arm
 from research.claims.report import BRIEF, DENSE, chance_of
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"
@@ -92,7 +93,7 @@ def _curves(place: Axes, runs: Sequence[Run], arms: Sequence[str], name: str, lo
         place.errorbar(
             [step for step, _ in points],
             [each.mean for _, each in points],
-            yerr=[0.0 if np.isnan(each.error) else each.error for _, each in points],
+            yerr=_errors([each for _, each in points]),
             label=LABELS[arm],
             color=COLOURS[arm],
             marker="o",
@@ -109,7 +110,7 @@ def _bars(place: Axes, runs: Sequence[Run], arms: Sequence[str], low: float) -> 
         place.bar(
             [index + 0.36 * (number - 0.5) for index in range(len(DENSE))],
             [0.0 if each is None else each.mean for each in found],
-            yerr=[0.0 if each is None or np.isnan(each.error) else each.error for each in found],
+            yerr=_errors(found),
             width=0.34,
             label=LABELS[arm],
             color=COLOURS[arm],
@@ -118,6 +119,12 @@ def _bars(place: Axes, runs: Sequence[Run], arms: Sequence[str], low: float) -> 
     names = [f"{size}\n(unseen by both)" if size == TALL else str(size) for size in TRIED_SIZES]
     place.set_xticks(range(len(names)), names)
     _finish(place, low)
+
+
+def _errors(estimates: Sequence[Estimate | None]) -> list[float] | None:
+    """Standard errors; None where one seed alone leaves them unknown."""
+    errors = [math.nan if each is None else each.error for each in estimates]
+    return None if any(math.isnan(error) for error in errors) else errors
 
 
 def _finish(place: Axes, low: float) -> None:

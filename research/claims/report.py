@@ -124,7 +124,8 @@ def whole_line(protocol: Protocol = PROTOCOL, runs: Sequence[Run] | None = None)
     found = load(protocol) if runs is None else runs
     names = [f"right {name}" for name in (*DENSE, BRIEF)]
     best = max((run.final[name] for run in found for name in names if name in run.final), default=0)
-    return f"Whole prompts right, clean drawing included: at most {best:.0%} in any run and column."
+    share = f"at most {best:.0%}" if best > 0 else "none"
+    return f"Whole prompts right, clean drawing included: {share}, in any run and column."
 
 
 @functools.cache
@@ -132,11 +133,9 @@ def chance_of(kind: str, protocol: Protocol, *, clean: bool) -> float:
     """What pictures of other scenes get under the prompts, with or without clean drawing."""
     captions = prompts(Split.of(protocol), protocol, kind)
     rng = np.random.default_rng(2)
-    scenes = [
-        group[int(rng.integers(len(group)))]
-        for number in range(len(captions))
-        for group in (all_scenes(1 + number % protocol.max_things),)
-    ]
+    every = [all_scenes(count) for count in range(1, protocol.max_things + 1)]
+    groups = [every[int(rng.integers(len(every)))] for _ in captions]
+    scenes = [group[int(rng.integers(len(group)))] for group in groups]
     pictures, _ = draw_all(scenes, SMALL, rng)
     verdicts = score(pictures, captions)
     if not clean:
