@@ -48,11 +48,11 @@ imports: setup ## the import contract: rooms import downwards only
 	$(BIN)/lint-imports --no-cache
 
 docs: setup ## run README and guides; check that generated pages are up to date
-	$(BIN)/cog -I . --check --check-fail-msg="run: make reference" ARCHITECTURE.md README.md docs/reference/*.md
+	$(BIN)/cog -I . --check --check-fail-msg="run: make reference" ARCHITECTURE.md README.md docs/training.md docs/reference/*.md
 	$(BIN)/pytest -q --markdown-docs README.md docs/guides
 
 reference: setup ## write the generated parts of the documentation again
-	$(BIN)/cog -I . -r ARCHITECTURE.md README.md docs/reference/*.md
+	$(BIN)/cog -I . -r ARCHITECTURE.md README.md docs/training.md docs/reference/*.md
 
 bench: setup ## run the benchmarks, append their rows, write benchmarks/report.md
 	$(BIN)/python -m benchmarks.runner

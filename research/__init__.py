@@ -1,0 +1,1 @@
+"""Experiments, and the log of what came out (LOG.md)."""
