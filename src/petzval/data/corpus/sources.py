@@ -238,16 +238,15 @@ class _Headers:
         return self.file.tell()
 
 
-def _headers(file: BinaryIO) -> BinaryIO:
-    # Reading a tar needs no more of a file than these three.
-    return cast("BinaryIO", _Headers(file))
-
-
 def _plain_members(path: Path) -> Iterator[tarfile.TarInfo | Refusal]:
     """Members that are files, in order; the others, and a tar that ends too early, are refused."""
     size = path.stat().st_size
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=_headers(file), mode="r:") as tar:
+        # Reading a tar needs no more of a file than what `_Headers` has.
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=cast("BinaryIO", _Headers(file)), mode="r:") as tar,
+        ):
             for member in tar:
                 # Members that were read are kept by the library, for names that are asked for.
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
