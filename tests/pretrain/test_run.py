@@ -192,6 +192,8 @@ def test_what_is_taken_apart_can_be_trained_and_exported(smoke_runs: Path, tmp_p
     card = (runs / "export" / "README.md").read_text()
     assert f"smoke_denoiser --start {start}" in card
     assert "started_from/low: 4 steps" in card
+    record = runs / "export" / "training" / "denoiser" / "started_from"
+    assert (record / "recipe.json").is_file() and (record / "low" / "metrics.jsonl").is_file()
 
 
 def _last(run_folder: Path) -> Path:

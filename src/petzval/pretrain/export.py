@@ -126,9 +126,9 @@ def training_record(runs_folder: Path, config: ExportConfig) -> dict[str, str]:
     """Recipes and thinned metrics of all runs, by relative file name."""
     files: dict[str, str] = {}
     for run in (config.autoencoder, config.encoder, config.latents, config.denoiser):
-        recipe = runs_folder / run / "recipe.json"
-        if recipe.is_file():
-            files[f"training/{run}/recipe.json"] = recipe.read_text(encoding="utf-8")
+        for path in sorted((runs_folder / run).rglob("recipe.json")):
+            name = path.relative_to(runs_folder).as_posix()
+            files[f"training/{name}"] = path.read_text(encoding="utf-8")
         for path in sorted((runs_folder / run).rglob("metrics.jsonl")):
             name = path.relative_to(runs_folder).as_posix()
             files[f"training/{name}"] = _thin(path)
