@@ -148,10 +148,11 @@ def train_corpus(
     prompts = sources.pictures.prompts(recipe.num_previews)
     grid = sources.pictures.commonest.grid
 
-    def preview(state: RunState) -> dict[str, float]:
+    def preview(state: RunState) -> dict[str, Path]:
+        file = folder / "grids" / f"{state.step:08d}.png"
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.autocast == "bfloat16"):
             draw_grid(
-                folder / "grids" / f"{state.step:08d}.png",
+                file,
                 state,
                 objective,
                 autoencoder,
@@ -160,7 +161,7 @@ def train_corpus(
                 num_steps=recipe.preview_steps,
                 guidance=recipe.preview_guidance,
             )
-        return {}
+        return {"grid": file}
 
     outcome = train(
         objective,

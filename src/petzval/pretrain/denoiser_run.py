@@ -151,9 +151,10 @@ def _train_stage(
 ) -> Outcome:
     grid = PRESETS[max(stage.objective.bases)]["1:1"].grid
 
-    def preview(state: RunState) -> dict[str, float]:
+    def preview(state: RunState) -> dict[str, Path]:
+        file = folder / "grids" / f"{stage.name}-{state.step:08d}.png"
         draw_grid(
-            folder / "grids" / f"{stage.name}-{state.step:08d}.png",
+            file,
             state,
             objective,
             autoencoder,
@@ -162,7 +163,7 @@ def _train_stage(
             num_steps=recipe.preview_steps,
             guidance=recipe.preview_guidance,
         )
-        return {}
+        return {"grid": file}
 
     return train(
         objective,

@@ -216,14 +216,15 @@ def _train_autoencoder(
     size = PRESETS[recipe.objective.bases[0]]["1:1"]
     shown = torch.stack([to_tensor(scenes.pixels(HELD_BACK + i, size)) for i in range(8)])
 
-    def preview(state: RunState) -> dict[str, float]:
+    def preview(state: RunState) -> dict[str, float | Path]:
+        file = folder / "grids" / f"{state.step:08d}.png"
         assert state.ema is not None
         with state.ema.applied_to(model):
             decoded = state.evaluate(lambda: reconstruct(model, shown.to(device))).cpu()
         square = (decoded.clamp(-1, 1) - shown).square().mean()
         if state.ranks.is_first:
-            save_grid(folder / "grids" / f"{state.step:08d}.png", [*shown, *decoded], 8)
-        return {"held_out_psnr": float(10 * torch.log10(4 / square))}
+            save_grid(file, [*shown, *decoded], 8)
+        return {"held_out_psnr": float(10 * torch.log10(4 / square)), "grid": file}
 
     outcome = train(
         objective,
