@@ -158,7 +158,7 @@ def test_a_head_scores_the_vectors(corpus: Corpus, tmp_path: Path) -> None:
     path = head_file(tmp_path / "head.safetensors", told, 8, 1)
     settings = CleaningSettings(aesthetic_weights=path, aesthetic=Band(minimum=0.5))
     clean(corpus, settings, only=("aesthetic",))
-    head = read_head(path)
+    head = read_head(path, METADATA["embedding"])
     (w0, b0), (w1, b1) = head.layers
     for part in corpus.parts():
         rows = corpus.read(part, ("embedding", "aesthetic"))
@@ -186,6 +186,16 @@ def test_a_head_of_another_form_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         scorer_from(head_file(tmp_path / "head.safetensors", metadata, *widths))
+
+
+def test_a_head_is_of_the_embedding_that_the_corpus_has(tmp_path: Path) -> None:
+    small = EmbeddingSettings(side=64)
+    path = head_file(tmp_path / "head.safetensors", METADATA | {"embedding": small.identity}, 1)
+    stages_of(CleaningSettings(aesthetic_weights=path, embedding=small))
+    for other in (EmbeddingSettings(), EmbeddingSettings(weights="")):
+        with pytest.raises(CheckpointError, match=":64:groups', here it is") as caught:
+            stages_of(CleaningSettings(aesthetic_weights=path, embedding=other))
+        assert ("petzval[eval]" in caught.value.hint) == (not other.weights)
 
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
