@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from petzval.data.corpus.shard_reader import ShardReader
+from petzval.training import loop
 from tests.cli.conftest import Run
 from tests.data.corpus.endpoint import cleaned_corpus, serving
 from tests.data.corpus.ready import raw_corpus, ready_corpus
+from tests.pretrain.corpus import make_shards
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +120,27 @@ def test_mistakes_of_pretraining_are_one_line(
     assert code == 2 and out == ""
     assert [line for line in err.splitlines() if line.startswith("error: ") and message in line]
     assert not Path("never").exists() and not Path("kept").exists()
+
+
+def test_an_interrupted_run_is_not_taken_for_a_whole_one(
+    run: Run, tmp_path: Path, golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("pretrain", "smoke_corpus", "--data", make_shards(tmp_path), "--out", "run")
+    options = ("--model", golden_checkpoint, "--device", "cpu")
+    step = loop.training_step
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return step(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", interrupted)
+        code, out, err = run(*words, *options)
+    assert (code, out) == (130, "") and "the same command goes on" in err
+    assert Path("run/checkpoints/step-00000001").is_dir() and not Path("run/checkpoint").exists()
+    code, out, err = run(*words, *options)
+    assert (code, out) == (0, "run\n") and "resumed at step 1" in err
+    assert Path("run/checkpoint").is_dir()
 
 
 def test_an_endpoint_has_to_be_named(run: Run, tmp_path: Path) -> None:

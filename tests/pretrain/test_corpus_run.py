@@ -25,6 +25,7 @@ from petzval.training.metrics import read_metrics
 from petzval.training.ranks import Ranks
 from petzval.weights.checkpoint import Checkpoint
 from tests.pretrain.corpus import make_shards, train_some
+from tests.training.events import pictures
 from tests.training.launch import launch, logs
 from tests.training.ranked import corpus_steps
 
@@ -51,6 +52,7 @@ def test_shards_become_a_checkpoint_that_draws(folder: Path, golden_checkpoint: 
     card = json.loads((out / "checkpoint" / "petzval.json").read_text())
     assert card["name"] == "smoke_corpus" and card["base"] == 128
     assert len(list((out / "grids").glob("*.png"))) == 1
+    assert [step for step, _ in pictures(out, "grid")] == [4]
     row = [each for each in read_metrics(out / "metrics.jsonl") if "loss" in each][-1]
     assert {"grad_norm", "images_per_second", "tokens_per_second", "data_wait"} <= row.keys()
     assert 0 <= row["padding"] < 1 and any(key.startswith("loss_t0.") for key in row)

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from petzval.training.checkpoint import list_checkpoints
 from petzval.training.loop import LoopConfig, progress, train
 from petzval.training.metrics import read_metrics
 from petzval.training.optimizer import OptimizerConfig
+from petzval.training.pictures import save_grid
 from petzval.training.state import RunState
+from tests.training.events import pictures
 from tests.training.toy import LinearObjective, same_state, toy_state
 
 CONFIG = LoopConfig(
@@ -34,16 +37,18 @@ def run(folder: Path, config: LoopConfig = CONFIG, **options: object) -> tuple[R
 def test_a_run_to_its_end(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def look(state: RunState) -> dict[str, float]:
+    def look(state: RunState) -> dict[str, float | Path]:
         seen.append(state.step)
-        return {"looked": 1.0}
+        save_grid(tmp_path / "grid.png", [torch.zeros(3, 8, 8)], 1)
+        return {"looked": 1.0, "grid": tmp_path / "grid.png"}
 
     lines: list[str] = []
     state, reason = run(tmp_path, callbacks=[look], report=lines.append)
     assert (reason, state.step, seen, len(lines)) == ("steps", 12, [12], 3)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 12]
-    assert rows[-1]["looked"] == 1.0
+    assert (rows[-1]["looked"], "grid" in rows[-1]) == (1.0, False)
+    assert [step for step, _ in pictures(tmp_path, "grid")] == [12]
     assert rows[2]["loss"] < rows[0]["loss"] and rows[0]["images_per_second"] > 0
     assert list_checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000012"
 

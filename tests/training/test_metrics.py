@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from petzval.training import metrics
 from petzval.training.metrics import MetricsLog, read_metrics
 from petzval.training.pictures import grid, save_grid
+from tests.training.events import pictures, scalars
 
 
 def test_rows_of_a_future_are_dropped_on_resuming(tmp_path: Path) -> None:
@@ -66,6 +68,8 @@ class Recorder:
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         self.rows.append((tag, scalar_value, global_step))
 
+    def add_image(self, tag: str, img_tensor: object, global_step: int, **form: str) -> None: ...
+
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
@@ -76,6 +80,23 @@ def test_events_get_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(metrics, "_open_events", lambda folder, step: recorder)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
     MetricsLog(tmp_path).write(3, {"loss": 0.5})
     assert recorder.rows == [("loss", 0.5, 3)]
+
+
+def test_tensorboard_reads_numbers_and_pictures(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.write(3, {"loss": 0.5})
+    log.write(6, {"loss": 0.25, "mfu": 0.5})
+    red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 8, 12)
+    save_grid(tmp_path / "grids" / "a.png", [red], 1)
+    log.show(6, "grid", tmp_path / "grids" / "a.png")
+    log.close()
+    assert scalars(tmp_path, "loss") == [(3, 0.5), (6, 0.25)]
+    [(step, shown)] = pictures(tmp_path, "grid")
+    assert step == 6
+    with Image.open(BytesIO(shown)) as image:
+        assert (image.size, image.getpixel((0, 0)), image.getpixel((8, 8))) == (
+            (20, 16), (255, 255, 255), (255, 0, 0),
+        )  # fmt: skip
 
 
 def test_a_grid_of_pictures_of_several_sizes(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ class _Run:
     state: RunState
     folder: Path
 
-    def preview(self, state: RunState) -> dict[str, float]:
+    def preview(self, state: RunState) -> dict[str, Path]:
         """A grid of pictures as the result would draw them."""
         base = self.recipe.preview_base or self.located.defaults.base
         grid = PRESETS[base]["1:1"].grid
@@ -208,10 +208,10 @@ class _Run:
                     guidance=1.0,
                 )
             )
+        file = self.folder / "grids" / f"{state.step:08d}.png"
         if state.ranks.is_first:
-            file = self.folder / "grids" / f"{state.step:08d}.png"
             save_grid(file, [picture.cpu() for picture in pictures], 6)
-        return {}
+        return {"grid": file}
 
     def export(self) -> Path:
         """Write the averaged student in the teacher's checkpoint; all ranks must call it."""

@@ -103,7 +103,7 @@ def train_corpus(
     device: torch.device,
     start: Path | None,
     session: Session,
-) -> None:
+) -> bool:
     """Train, and leave a checkpoint with the averaged weights.
 
     Args:
@@ -114,6 +114,9 @@ def train_corpus(
         device: where the networks go.
         start: a checkpoint whose denoiser the run begins with, in place of random weights.
         session: what the caller asked for.
+
+    Returns:
+        Whether it ran to its end.
 
     Raises:
         TrainingError: `start` does not fit, or the folder holds another run.
@@ -148,10 +151,11 @@ def train_corpus(
     prompts = sources.pictures.prompts(recipe.num_previews)
     grid = sources.pictures.commonest.grid
 
-    def preview(state: RunState) -> dict[str, float]:
+    def preview(state: RunState) -> dict[str, Path]:
+        file = folder / "grids" / f"{state.step:08d}.png"
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.autocast == "bfloat16"):
             draw_grid(
-                folder / "grids" / f"{state.step:08d}.png",
+                file,
                 state,
                 objective,
                 autoencoder,
@@ -160,7 +164,7 @@ def train_corpus(
                 num_steps=recipe.preview_steps,
                 guidance=recipe.preview_guidance,
             )
-        return {}
+        return {"grid": file}
 
     outcome = train(
         objective,
@@ -171,9 +175,11 @@ def train_corpus(
         resume=session.resume,
         report=session.report,
     )
-    if outcome.reason != "interrupted":
-        _write(recipe, name, sources, folder, state)
-        session.report(f"done; {folder / 'checkpoint'}")
+    if outcome.reason == "interrupted":
+        return False
+    _write(recipe, name, sources, folder, state)
+    session.report(f"done; {folder / 'checkpoint'}")
+    return True
 
 
 def _fitted(recipe: CorpusRecipe, checkpoint: Checkpoint) -> MMDiTConfig:

@@ -39,7 +39,7 @@ def train_denoiser(
     device: torch.device,
     start: Path | None,
     session: Session,
-) -> None:
+) -> bool:
     """Run the stages that are not finished yet, and leave the averaged weights as the result.
 
     Args:
@@ -50,6 +50,9 @@ def train_denoiser(
         device: where the networks go.
         start: a checkpoint whose denoiser the first stage begins with.
         session: what the caller asked for.
+
+    Returns:
+        Whether all stages ran to their end.
 
     Raises:
         TrainingError: a run that is needed is missing, or `start` does not fit.
@@ -94,12 +97,13 @@ def train_denoiser(
         )
         outcome = _train_stage(recipe, stage, objective, autoencoder, state, loop, folder, session)
         if outcome.reason == "interrupted":
-            return
+            return False
         previous = outcome.checkpoint
         assert state.ema is not None
         with state.ema.applied_to(model):
             results.save_result(folder, model, recipe.model, state.ranks)
         session.report(f"stage {stage.name} done; {folder / 'result'}")
+    return True
 
 
 def _ledger(ranks: Ranks) -> str:
@@ -151,9 +155,10 @@ def _train_stage(
 ) -> Outcome:
     grid = PRESETS[max(stage.objective.bases)]["1:1"].grid
 
-    def preview(state: RunState) -> dict[str, float]:
+    def preview(state: RunState) -> dict[str, Path]:
+        file = folder / "grids" / f"{stage.name}-{state.step:08d}.png"
         draw_grid(
-            folder / "grids" / f"{stage.name}-{state.step:08d}.png",
+            file,
             state,
             objective,
             autoencoder,
@@ -162,7 +167,7 @@ def _train_stage(
             num_steps=recipe.preview_steps,
             guidance=recipe.preview_guidance,
         )
-        return {}
+        return {"grid": file}
 
     return train(
         objective,

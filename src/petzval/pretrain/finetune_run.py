@@ -111,12 +111,12 @@ class FinetuneRun:
         if not self.state.ranks.of_first(float(file.exists())):
             self._draw(file)
 
-    def preview(self, state: RunState) -> dict[str, float]:
+    def preview(self, state: RunState) -> dict[str, Path]:
         """Draw with the averages."""
         assert state.ema is not None
         with state.ema.applied_to(state.model):
             self._draw(self._preview_file(state.step))
-        return {}
+        return {"grid": self._preview_file(state.step)}
 
     def _preview_file(self, step: int) -> Path:
         return self.grids / f"{step:08d}.png"

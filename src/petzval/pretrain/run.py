@@ -106,6 +106,8 @@ def run(
             started several processes for a recipe that trains nothing.
         DataError: there are no shards, or not those that the recipe takes.
         ConfigError: no such recipe, or a number of processes that cannot share its work alike.
+        KeyboardInterrupt: SIGINT or SIGTERM ended the training, after a whole step and with a
+            checkpoint; the same call goes on.
     """
     recipe = recipe_by_name(recipe_name)
     if launched_size() > 1 and not isinstance(recipe, _TRAINING):
@@ -184,17 +186,22 @@ def run(
             from petzval.pretrain import corpus_run
 
             assert sources is not None
-            corpus_run.train_corpus(recipe, recipe_name, sources, run_folder, place, start, session)
+            is_whole = corpus_run.train_corpus(
+                recipe, recipe_name, sources, run_folder, place, start, session
+            )
         elif isinstance(recipe, AutoencoderRecipe):
-            _train_autoencoder(recipe, data_folder, run_folder, place, session)
+            is_whole = _train_autoencoder(recipe, data_folder, run_folder, place, session)
         elif isinstance(recipe, LanguageModelRecipe):
-            _train_language_model(
+            is_whole = _train_language_model(
                 recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, session
             )
         else:
-            train_denoiser(
+            is_whole = train_denoiser(
                 recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, start, session
             )
+    if not is_whole:
+        session.report("stopped after a whole step; the same command goes on")
+        raise KeyboardInterrupt
     return run_folder
 
 
@@ -204,7 +211,8 @@ def _train_autoencoder(
     folder: Path,
     device: torch.device,
     session: Session,
-) -> None:
+) -> bool:
+    """Whether it ran to its end."""
     torch.manual_seed(recipe.seed)
     loop = session.apply(recipe.loop)
     model = Autoencoder(recipe.model)
@@ -216,14 +224,15 @@ def _train_autoencoder(
     size = PRESETS[recipe.objective.bases[0]]["1:1"]
     shown = torch.stack([to_tensor(scenes.pixels(HELD_BACK + i, size)) for i in range(8)])
 
-    def preview(state: RunState) -> dict[str, float]:
+    def preview(state: RunState) -> dict[str, float | Path]:
+        file = folder / "grids" / f"{state.step:08d}.png"
         assert state.ema is not None
         with state.ema.applied_to(model):
             decoded = state.evaluate(lambda: reconstruct(model, shown.to(device))).cpu()
         square = (decoded.clamp(-1, 1) - shown).square().mean()
         if state.ranks.is_first:
-            save_grid(folder / "grids" / f"{state.step:08d}.png", [*shown, *decoded], 8)
-        return {"held_out_psnr": float(10 * torch.log10(4 / square))}
+            save_grid(file, [*shown, *decoded], 8)
+        return {"held_out_psnr": float(10 * torch.log10(4 / square)), "grid": file}
 
     outcome = train(
         objective,
@@ -235,7 +244,7 @@ def _train_autoencoder(
         report=session.report,
     )
     if outcome.reason == "interrupted":
-        return
+        return False
     assert state.ema is not None
     with state.ema.applied_to(model):
         images = statistics_images(
@@ -244,6 +253,7 @@ def _train_autoencoder(
         num_tokens = state.evaluate(lambda: fit_statistics(model, images))
         results.save_result(folder, model, recipe.model, state.ranks)
     session.report(f"autoencoder done; statistics of {num_tokens} tokens; {folder / 'result'}")
+    return True
 
 
 def _train_language_model(
@@ -253,7 +263,8 @@ def _train_language_model(
     tokenizer: PromptTokenizer,
     device: torch.device,
     session: Session,
-) -> None:
+) -> bool:
+    """Whether it ran to its end."""
     torch.manual_seed(recipe.seed)
     loop = session.apply(recipe.loop)
     config = dataclasses.replace(recipe.model, vocab_size=tokenizer.num_ids)
@@ -281,7 +292,7 @@ def _train_language_model(
         report=session.report,
     )
     if outcome.reason == "interrupted":
-        return
+        return False
     assert state.ema is not None
     with state.ema.applied_to(model):
         results.save_result(folder, model.encoder, config, state.ranks)
@@ -289,6 +300,7 @@ def _train_language_model(
         if state.ranks.is_first:
             results.save_final_norm(folder, norm)
     session.report(f"text encoder done; {folder / 'result'}")
+    return True
 
 
 def _make_latents(

@@ -30,7 +30,8 @@ from petzval.training.step import training_step
 from petzval.training.watch import Heartbeat, stop_signal
 from petzval.training.window import Window, peak_flops
 
-Callback = Callable[[RunState], Mapping[str, float]]
+Callback = Callable[[RunState], Mapping[str, float | Path]]
+"""Looks at a run: numbers for the log by name, and files of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +105,8 @@ def train(
         state: fresh, or as left by an earlier call.
         folder: of the run; `checkpoints/`, `metrics.jsonl`, `heartbeat.json` and `events/` appear
             in it.
-        callbacks: called with the state every `callback_minutes` and at the end; what they return
-            goes to the metrics.
+        callbacks: called with the state every `callback_minutes` and at the end; the numbers that
+            they return go to the metrics, the pictures to TensorBoard.
         resume: go on from the newest checkpoint in the folder, if there is one; False deletes
             what is there and begins anew.
         report: receives one line of progress for each row of metrics.
@@ -217,9 +218,15 @@ class _Session:
 
     def _show(self) -> None:
         for callback in self.callbacks:
-            values = callback(self.state)
-            if values and self.metrics is not None:
+            found = callback(self.state)
+            if self.metrics is None:
+                continue
+            values = {name: each for name, each in found.items() if not isinstance(each, Path)}
+            if values:
                 self.metrics.write(self.state.step, values)
+            for name, each in found.items():
+                if isinstance(each, Path):
+                    self.metrics.show(self.state.step, name, each)
         self.shown_at = self.state.seconds
 
 

@@ -1,4 +1,7 @@
-"""Numbers of a run: a JSON line each time, and event files where TensorBoard is installed."""
+"""Numbers of a run: a JSON line each time, and event files where TensorBoard is installed.
+
+Pictures are files of their own; the event files show them beside the numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
 
 @runtime_checkable
 class _EventWriter(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+    def add_image(
+        self,
+        tag: str,
+        img_tensor: UInt8[np.ndarray, "height width 3"],
+        global_step: int,
+        *,
+        dataformats: str,
+    ) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -63,6 +79,15 @@ class MetricsLog:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
             self._events.flush()
+
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Add a picture's file to the events under this step; without events nothing happens."""
+        if self._events is None:
+            return
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._events.add_image(name, pixels, step, dataformats="HWC")
+        self._events.flush()
 
     def close(self) -> None:
         """Finish the event file."""

@@ -74,6 +74,30 @@ def test_a_plug_in_judges_what_the_first_steps_kept(corpus: Corpus) -> None:
     assert run_stage(corpus, step).num_run == 0 and run_stage(corpus, other).num_run == 2
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A plug-in that gives no number."""
+
+    score_of_all: float
+    identity: str = "broken"
+    needs: tuple[str, ...] = ()
+
+    def score(self, rows: pa.Table, pictures: PictureReader) -> list[float | None]:
+        """The same for every picture."""
+        return [self.score_of_all] * rows.num_rows
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_passes_nothing(tmp_path: Path, score: float) -> None:
+    corpus = make_corpus(tmp_path, {"a.jpg": jpeg(scene(0))})
+    for stage in (Measure(), Decodes(), BandFilter(name="area", settings=Band())):
+        run_stage(corpus, stage)
+    run_stage(corpus, LearnedFilter(name="odd", band=Band(minimum=0.5), scorer=Broken(score)))
+    assert judged(corpus, "odd") == {"a.jpg": (None, None, f"not judged: its score is {score}")}
+    (only,) = yields(corpus, ("odd",))
+    assert (only.num_not_judged, only.num_dropped) == (1, 0)
+
+
 def test_a_step_without_its_model_is_recorded_as_not_run(corpus: Corpus) -> None:
     run_stage(corpus, LearnedFilter(name="taste", band=Band(), missing="buy a critic"))
     assert set(judged(corpus, "taste").values()) == {(None, None, "not run: buy a critic")}
@@ -134,7 +158,7 @@ def test_a_head_scores_the_vectors(corpus: Corpus, tmp_path: Path) -> None:
     path = head_file(tmp_path / "head.safetensors", told, 8, 1)
     settings = CleaningSettings(aesthetic_weights=path, aesthetic=Band(minimum=0.5))
     clean(corpus, settings, only=("aesthetic",))
-    head = read_head(path)
+    head = read_head(path, METADATA["embedding"])
     (w0, b0), (w1, b1) = head.layers
     for part in corpus.parts():
         rows = corpus.read(part, ("embedding", "aesthetic"))
@@ -162,6 +186,16 @@ def test_a_head_of_another_form_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         scorer_from(head_file(tmp_path / "head.safetensors", metadata, *widths))
+
+
+def test_a_head_is_of_the_embedding_that_the_corpus_has(tmp_path: Path) -> None:
+    small = EmbeddingSettings(side=64)
+    path = head_file(tmp_path / "head.safetensors", METADATA | {"embedding": small.identity}, 1)
+    stages_of(CleaningSettings(aesthetic_weights=path, embedding=small))
+    for other in (EmbeddingSettings(), EmbeddingSettings(weights="")):
+        with pytest.raises(CheckpointError, match=":64:groups', here it is") as caught:
+            stages_of(CleaningSettings(aesthetic_weights=path, embedding=other))
+        assert ("petzval[eval]" in caught.value.hint) == (not other.weights)
 
 
 def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:

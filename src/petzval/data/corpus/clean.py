@@ -163,7 +163,11 @@ def stages_of(settings: CleaningSettings) -> list[Stage]:
         "aesthetic": settings.aesthetic_weights,
         "watermark": settings.watermark_weights,
     }
-    scorers = {step: scorer_from(path) for step, path in local.items() if path is not None}
+    scorers = {
+        step: scorer_from(path, settings.embedding)
+        for step, path in local.items()
+        if path is not None
+    }
     if "nsfw" not in scorers and OpenNsfw.is_installed():
         scorers["nsfw"] = OpenNsfw()
     return [

@@ -10,6 +10,7 @@ for watermarks. None of them is in a package; the NSFW classifier here is Yahoo'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,7 +73,7 @@ class LearnedFilter:
     band: Band
     scorer: PictureScorer | None = None
     missing: str = "it has no model"
-    version: int = 1
+    version: int = 2
 
     @property
     def settings(self) -> LearnedSettings:
@@ -94,12 +95,16 @@ class LearnedFilter:
         places = np.flatnonzero(kept(rows))
         scores = self.scorer.score(rows.take(pa.array(places)), pictures) if len(places) else []
         for place, score in zip(places.tolist(), scores, strict=True):
-            verdicts[place] = (
-                Verdict(score=None, keep=None, reason=f"{NOT_JUDGED}: unreadable")
-                if score is None
-                else self.band.judge(score)
-            )
+            verdicts[place] = self._verdict(score)
         return verdict_table(verdicts)
+
+    def _verdict(self, score: float | None) -> Verdict:
+        if score is None:
+            return Verdict(score=None, keep=None, reason=f"{NOT_JUDGED}: unreadable")
+        if not math.isfinite(score):
+            # It is neither below a limit nor above one, and would pass.
+            return Verdict(score=None, keep=None, reason=f"{NOT_JUDGED}: its score is {score}")
+        return self.band.judge(score)
 
 
 @dataclass(frozen=True, slots=True)

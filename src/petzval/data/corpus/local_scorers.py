@@ -37,6 +37,7 @@ class HeadScorer:
     """A small network on the vectors of `embedding`; see the file form above."""
 
     path: Path
+    embedding: str
     needs: tuple[str, ...] = ("embedding",)
 
     @property
@@ -46,7 +47,7 @@ class HeadScorer:
 
     def score(self, rows: pa.Table, pictures: PictureReader) -> list[float | None]:
         """The head's output for each vector."""
-        head = read_head(self.path)
+        head = read_head(self.path, self.embedding)
         places, vectors = vectors_of(rows)
         scores: list[float | None] = [None] * rows.num_rows
         for place, value in zip(places, head(torch.from_numpy(vectors)).tolist(), strict=True):
@@ -73,17 +74,21 @@ class Head:
         return torch.sigmoid(x[:, 0]) if self.output == "sigmoid" else x[:, 0]
 
 
-def read_head(path: Path) -> Head:
+def read_head(path: Path, embedding: str) -> Head:
     """A head file, read once.
+
+    Args:
+        path: of the file.
+        embedding: identity of the vectors that it is given.
 
     Raises:
         CheckpointError: it is damaged, of another form, or for another embedding.
     """
-    return _head(path, _hash_of(path))
+    return _head(path, embedding, _hash_of(path))
 
 
 @lru_cache(maxsize=8)
-def _head(path: Path, _: str) -> Head:
+def _head(path: Path, embedding: str, _: str) -> Head:
     try:
         with safe_open(path, framework="pt") as file:
             told = file.metadata() or {}
@@ -95,10 +100,12 @@ def _head(path: Path, _: str) -> Head:
             f"{path}: its metadata has no form {HEAD_FORM!r}",
             "see the file form in the docstring of petzval.data.corpus.local_scorers",
         )
-    expected = EmbeddingSettings().identity
-    if told.get("embedding") != expected:
+    if told.get("embedding") != embedding:
         raise CheckpointError(
-            f"{path}: a head for the embedding {told.get('embedding')!r}, here it is {expected!r}"
+            f"{path}: a head for the embedding {told.get('embedding')!r}, here it is {embedding!r}",
+            "set the embedding that it was trained in"
+            if embedding
+            else "the network of the embedding is not installed: pip install 'petzval[eval]'",
         )
     activation, output = told.get("activation", "none"), told.get("output", "linear")
     if activation not in {"none", "relu", "gelu"} or output not in {"linear", "sigmoid"}:
@@ -204,8 +211,12 @@ def _session(path: Path, _: str) -> Any:
         raise CheckpointError(f"{path}: not an ONNX model that can be loaded") from error
 
 
-def scorer_from(path: Path) -> PictureScorer:
+def scorer_from(path: Path, embedding: EmbeddingSettings | None = None) -> PictureScorer:
     """The scorer whose weights a user names.
+
+    Args:
+        path: of the weights.
+        embedding: of the vectors that a head is given; the defaults where None.
 
     Raises:
         DataError: there is no such file, its form is unknown, or an ONNX file has no JSON.
@@ -214,8 +225,9 @@ def scorer_from(path: Path) -> PictureScorer:
     if not path.is_file():
         raise DataError(f"{path}: there are no weights", "name a .safetensors or .onnx file")
     if path.suffix == ".safetensors":
-        read_head(path)
-        return HeadScorer(path.absolute())
+        identity = (embedding or EmbeddingSettings()).identity
+        read_head(path, identity)
+        return HeadScorer(path.absolute(), identity)
     if path.suffix == ".onnx":
         form = _form_path(path)
         if not form.is_file():
