@@ -194,6 +194,7 @@ def test_generate_refuses_a_pickle_and_damaged_files(run: Run, checkpoint: Path)
         (["data", "build", "everything"], "unknown data set"),
         (["pretrain", "nothing"], "unknown recipe"),
         (["pretrain", "mini_latents", "--shards", "8"], "cannot read the shards"),
+        (["pretrain", "mini_vae", "--compile", "fast"], "cannot compile 'fast'"),
         (["pretrain", "mini_vae", "--device", "toaster"], "unknown device"),
         (["pretrain", "mini_denoiser", "--out", "taken"], "taken is a file"),
         (["pretrain", "mini_denoiser", "--out", "taken/run"], "taken is a file"),

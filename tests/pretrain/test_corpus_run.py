@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from petzval.pretrain.lens_recipes import (
     toy_1b,
 )
 from petzval.pretrain.run import run
+from petzval.pretrain.session import Session
 from petzval.training.metrics import read_metrics
+from petzval.training.parallel import Compile
 from petzval.training.ranks import Ranks
 from petzval.weights.checkpoint import Checkpoint
 from tests.pretrain.corpus import make_shards, train_some
@@ -201,3 +204,14 @@ def test_a_number_of_processes_that_cannot_share(
     with pytest.raises(ConfigError, match="128 virtual ranks cannot be shared by 3"):
         run("lens_base_stage1", data_folder=folder / "shards", run_folder=folder / "never")
     assert not (folder / "never").exists()
+
+
+@pytest.mark.parametrize("how", [None, "dynamic"])
+def test_how_blocks_are_compiled_can_be_asked_for(how: Compile | None) -> None:
+    loop = lens_base_stage2().loop
+    session = Session(
+        minutes=None, resume=True, num_workers=None, report=lambda line: None, ranks=Ranks(),
+        config_hash="", compile=how,
+    )  # fmt: skip
+    applied = session.apply(loop).parallel
+    assert applied == dataclasses.replace(loop.parallel, compile=how or "none")

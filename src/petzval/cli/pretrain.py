@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from petzval.cli.console import print_line, stderr
 from petzval.errors import RequestError
+
+if TYPE_CHECKING:
+    from petzval.training.parallel import Compile
 
 
 def pretrain(
@@ -57,6 +60,14 @@ def pretrain(
     workers: Annotated[
         int | None, typer.Option(help="Processes that make batches.", min=0, max=256)
     ] = None,
+    compile_blocks: Annotated[
+        str | None,
+        typer.Option(
+            "--compile",
+            help="Compile the network's blocks: static (a graph for each shape), dynamic (one for "
+            "all) or none. [default: the recipe's]",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=1024)
@@ -67,6 +78,7 @@ def pretrain(
     The log goes to stderr and into the run's folder, whose path is printed at the end.
     """
     part = _shards(shards)
+    how = _compile(compile_blocks)
     from petzval.cli.output import check_folder
     from petzval.inference.device import choose_device
     from petzval.pretrain.run import run
@@ -90,10 +102,17 @@ def pretrain(
         start=start,
         model=model,
         latents=latents,
+        compile=how,
         report=lambda line: console.print(line, markup=False),
     )
     if launched_first():
         print_line(folder)
+
+
+def _compile(text: str | None) -> Compile | None:
+    if text is None or text == "none" or text == "static" or text == "dynamic":
+        return text
+    raise RequestError(f"cannot compile {text[:40]!r}", "give --compile static, dynamic or none")
 
 
 def _shards(text: str | None) -> tuple[int, int] | None:

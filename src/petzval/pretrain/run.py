@@ -46,7 +46,7 @@ from petzval.pretrain.vae import (
 )
 from petzval.resolution import PRESETS
 from petzval.training.loop import train
-from petzval.training.parallel import full_tensor
+from petzval.training.parallel import Compile, full_tensor
 from petzval.training.pictures import save_grid
 from petzval.training.ranks import join_ranks, launched_size
 from petzval.training.state import RunState
@@ -71,6 +71,7 @@ def run(
     start: Path | None = None,
     model: str | Path | None = None,
     latents: Path | None = None,
+    compile: Compile | None = None,
     report: Report = print,
 ) -> Path:
     """Run a recipe to its end, or to the end of its time.
@@ -96,6 +97,8 @@ def run(
         model: name or folder of the checkpoint whose frozen networks a corpus recipe uses; mini if
             None.
         latents: folder where a corpus recipe keeps latents; None encodes every time.
+        compile: overrides how the recipe compiles a denoiser's blocks (`ParallelConfig.compile`);
+            a run may go on with another.
         report: receives lines of progress.
 
     Returns:
@@ -155,6 +158,7 @@ def run(
     asked = {
         "minutes": minutes,
         "threads": threads,
+        "compile": compile,
         "device": device,
         "machine": machine(),
         "processes": launched_size(),
@@ -181,6 +185,7 @@ def run(
             report=report if ranks.is_first else lambda line: None,
             ranks=ranks,
             config_hash=hash_of(recipe),
+            compile=compile,
         )
         if isinstance(recipe, CorpusRecipe):
             from petzval.pretrain import corpus_run

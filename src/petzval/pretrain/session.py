@@ -18,7 +18,7 @@ from petzval.pretrain.vae import AutoencoderObjectiveConfig
 from petzval.training.ema import Ema
 from petzval.training.loop import LoopConfig
 from petzval.training.optimizer import build_optimizers
-from petzval.training.parallel import Layout, parallelize
+from petzval.training.parallel import Compile, Layout, parallelize
 from petzval.training.ranks import Ranks
 from petzval.training.state import RunState
 
@@ -37,9 +37,13 @@ class Session:
     report: Report
     ranks: Ranks
     config_hash: str
+    compile: Compile | None = None
 
     def apply(self, loop: LoopConfig, share: float = 1.0) -> LoopConfig:
         """A recipe's loop with what was asked for in its place."""
+        if self.compile is not None:
+            parallel = dataclasses.replace(loop.parallel, compile=self.compile)
+            loop = dataclasses.replace(loop, parallel=parallel)
         changes: dict[str, float | int] = {}
         if self.minutes is not None:
             changes["minutes"] = self.minutes * share

@@ -32,6 +32,7 @@ from petzval.training.ranks import REPLICATE, SHARD, Ranks
 from petzval.training.weighting import Weighting
 
 ResultT = TypeVar("ResultT")
+Compile = Literal["none", "static", "dynamic"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,7 @@ class ParallelConfig:
     weighting: Weighting = "rank"
     parameters: Literal["float32", "bfloat16"] = "float32"
     reshard: bool = True
-    compile: Literal["none", "static", "dynamic"] = "none"
+    compile: Compile = "none"
     recompute: Literal["none", "blocks", "operations"] = "none"
     recompute_every: int = 1
     timeout_minutes: float = 10.0
