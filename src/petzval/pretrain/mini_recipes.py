@@ -102,8 +102,8 @@ def mini_denoiser() -> DenoiserRecipe:
 
     Time on two cores; more of both stages makes it better (`--minutes`).
 
-    The shipped weights began with those of an earlier mini and took the recipe up on the way: the
-    error's metric at step 584, plain scenes and short captions at step 1227.
+    The shipped weights are those of three runs in turn, each from the weights of the one before. The
+    first had no metric and no plain scenes, the second took them up on the way (research/LOG.md).
     """
     optimizer = OptimizerConfig(
         kind="muon",
