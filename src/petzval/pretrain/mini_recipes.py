@@ -102,8 +102,9 @@ def mini_denoiser() -> DenoiserRecipe:
 
     Time on two cores; more of both stages makes it better (`--minutes`).
 
-    The shipped weights are those of three runs in turn, each from the weights of the one before. The
-    first had no metric and no plain scenes, the second took them up on the way (research/LOG.md).
+    The shipped weights are those of three runs in turn, each from the weights of the one before.
+    The first had no metric and no plain scenes, the second took them up on the way
+    (research/LOG.md).
     """
     optimizer = OptimizerConfig(
         kind="muon",
