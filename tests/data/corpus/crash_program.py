@@ -21,7 +21,7 @@ class SlowMeasure(Measure):
 
     def run(self, rows: pa.Table, pictures: PictureReader) -> pa.Table:
         """The same columns, later."""
-        time.sleep(0.3)
+        time.sleep(1.0)
         return Measure.run(self, rows, pictures)
 
 

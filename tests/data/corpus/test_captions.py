@@ -352,7 +352,9 @@ def test_killed_and_run_again_it_pays_for_nothing_twice(tmp_path: Path, endpoint
     assert not settled & set(asked) and len(settled) >= lines
     assert sorted([*settled, *asked]) == sorted(by_number.values())
     assert ledger.read_bytes().startswith(whole)
-    ids = [json.loads(line)["id"] for line in ledger.read_bytes().splitlines()]
+    # The half line stays where nothing of the part was left to ask for.
+    lines_now = [line for line in ledger.read_bytes().splitlines() if line.endswith(b"}")]
+    ids = [json.loads(line)["id"] for line in lines_now]
     assert len(ids) == len(set(ids)) == 6
 
 
