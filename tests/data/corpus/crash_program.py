@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ class SlowMeasure(Measure):
 
 
 if __name__ == "__main__":
+    # Whoever runs the tests in the background of a shell has Ctrl-C ignored for all of them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     what, folder, argument = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     corpus = Corpus.open(folder)
 
