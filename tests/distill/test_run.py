@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from petzval.training.metrics import read_metrics
 from petzval.weights.checkpoint import Checkpoint
 from tests.cli.conftest import Run
 from tests.distill import ranked
-from tests.training.launch import ROOT
+from tests.training.launch import run_module
 
 
 @pytest.fixture(scope="module")
@@ -198,20 +195,7 @@ def test_two_ranks_equal_one_process_and_one_goes_on_where_two_stopped(
     tmp_path: Path, golden_checkpoint: Path, latents: Path
 ) -> None:
     words = [str(golden_checkpoint), str(latents), str(tmp_path / "ranked")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.distill.ranked", *words],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=540,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_module("tests.distill.ranked", *words)
     for name in ("ranked", "alone"):
         distill(
             ranked.recipe(2),

@@ -17,8 +17,13 @@ Leg = tuple[int, list[str], str]
 def launch(folder: Path, *legs: Leg, module: str = "tests.training.ranked") -> list[list[int]]:
     """Run legs of a module's programs one after the other; for each the exit codes of its ranks."""
     folder.mkdir(parents=True, exist_ok=True)
+    return json.loads(run_module(module, str(folder), json.dumps(legs)).splitlines()[-1])
+
+
+def run_module(module: str, *words: str) -> str:
+    """Run a module of the tests in a process of its own; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", module, str(folder), json.dumps(legs)],
+        [sys.executable, "-m", module, *words],
         cwd=ROOT,
         env={
             **os.environ,
@@ -31,7 +36,7 @@ def launch(folder: Path, *legs: Leg, module: str = "tests.training.ranked") -> l
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
 
 
 def logs(folder: Path) -> str:

@@ -73,7 +73,8 @@ def distill(
         report=lambda line: console.print(line, markup=False),
     )
     if outcome.interrupted:
-        console.print("stopped after a whole step; the same command goes on", markup=False)
+        if launched_first():
+            console.print("stopped after a whole step; the same command goes on", markup=False)
         raise KeyboardInterrupt
     if launched_first():
         print_line(outcome.checkpoint)

@@ -34,13 +34,12 @@ from petzval.pretrain.card import machine
 from petzval.pretrain.denoiser import DenoiserBatch, DenoiserObjective
 from petzval.pretrain.denoiser_run import weigh_plain
 from petzval.pretrain.layout import denoiser_layout
-from petzval.pretrain.preview import PREVIEW_PROMPTS, sample_pictures
+from petzval.pretrain.preview import PREVIEW_PROMPTS, draw_grid
 from petzval.pretrain.session import Report, Session, hash_of, record
 from petzval.resolution import PRESETS
 from petzval.training.loop import LoopConfig, train
 from petzval.training.optimizer import build_optimizers
 from petzval.training.parallel import Shell, full_state_dict, parallelize
-from petzval.training.pictures import save_grid
 from petzval.training.ranks import join_ranks, launched_size
 from petzval.training.state import Part, RunState
 from petzval.weights.checkpoint import Checkpoint
@@ -196,21 +195,17 @@ class _Run:
         """A grid of pictures as the result would draw them."""
         base = self.recipe.preview_base or self.located.defaults.base
         grid = PRESETS[base]["1:1"].grid
-        assert state.ema is not None
-        with state.ema.applied_to(self.student):
-            pictures = state.evaluate(
-                lambda: sample_pictures(
-                    self.source,
-                    self.autoencoder,
-                    PREVIEW_PROMPTS,
-                    grid,
-                    num_steps=self.recipe.objective.num_steps,
-                    guidance=1.0,
-                )
-            )
         file = self.folder / "grids" / f"{state.step:08d}.png"
-        if state.ranks.is_first:
-            save_grid(file, [picture.cpu() for picture in pictures], 6)
+        draw_grid(
+            file,
+            state,
+            self.source,
+            self.autoencoder,
+            PREVIEW_PROMPTS,
+            grid,
+            num_steps=self.recipe.objective.num_steps,
+            guidance=1.0,
+        )
         return {"grid": file}
 
     def export(self) -> Path:

@@ -6,30 +6,22 @@ from collections.abc import Mapping
 
 import torch
 
+from petzval.errors import ConfigError
+from petzval.models.flops import peak_bf16_flops
 from petzval.training.ranks import Ranks
 from petzval.training.state import RunState
 from petzval.training.step import StepReport
 from petzval.training.tallies import add_sums
-
-# Dense bfloat16 products a second, from the makers' data sheets; the first name that fits.
-_PEAKS = (
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H100", 989e12),
-    ("H200", 989e12),
-    ("B200", 2250e12),
-    ("A100", 312e12),
-    ("L40S", 362e12),
-    ("RTX 4090", 165e12),
-)
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Peak bfloat16 operations a second of a GPU; None for the CPU and for unknown ones."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAKS if part in name), None)
+    try:
+        return peak_bf16_flops(torch.cuda.get_device_name(device))
+    except ConfigError:
+        return None
 
 
 class Window:
