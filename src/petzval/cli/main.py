@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "finetune": "Teach a model pictures of your own, as a LoRA or in all its weights.",
     "distill": "Teach a model to draw in four steps without guidance.",
     "evaluate": "Measure how well a model follows prompts.",
+    "compare": "Compare models, or step counts of one, on the same prompts.",
 }
 """Name -> summary. The command is the function of that name in `petzval.cli.<name>`."""
 

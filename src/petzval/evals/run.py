@@ -20,6 +20,7 @@ from petzval.evals.questions import questions
 from petzval.evals.store import PictureStore
 from petzval.evals.verdicts import Row, judge_all
 from petzval.inference.pipeline import Pipeline
+from petzval.inference.variants import DEFAULT_MODEL
 from petzval.scoring.bundle import SHIPPED, load_judge
 from petzval.scoring.scorer import Picture, Scorer
 
@@ -51,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path = "mini",
+    model: str | Path = DEFAULT_MODEL,
     *,
     out: Path,
     languages: Sequence[str] = LANGUAGES,
