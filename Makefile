@@ -48,11 +48,11 @@ imports: setup ## the import contract: rooms import downwards only
 	$(BIN)/lint-imports --no-cache
 
 docs: setup ## run README and guides; check that generated pages are up to date
-	$(BIN)/cog -I . --check --check-fail-msg="run: make reference" ARCHITECTURE.md README.md docs/training.md docs/reference/*.md
+	$(BIN)/cog -I . --check --check-fail-msg="run: make reference" ARCHITECTURE.md README.md docs/training.md docs/turbo.md docs/reference/*.md
 	$(BIN)/pytest -q --markdown-docs README.md docs/guides
 
 reference: setup ## write the generated parts of the documentation again
-	$(BIN)/cog -I . -r ARCHITECTURE.md README.md docs/training.md docs/reference/*.md
+	$(BIN)/cog -I . -r ARCHITECTURE.md README.md docs/training.md docs/turbo.md docs/reference/*.md
 
 bench: setup ## run the benchmarks, append their rows, write benchmarks/report.md
 	$(BIN)/python -m benchmarks.runner
@@ -60,7 +60,7 @@ bench: setup ## run the benchmarks, append their rows, write benchmarks/report.m
 goldens: setup ## every golden tensor against this code, case by case with error and limit
 	$(BIN)/petzval verify --goldens tests/goldens/public tests/goldens/public/checkpoint
 
-mini: setup ## make the checkpoint that ships inside, from nothing: hours on two cores, resumable
+mini: setup ## make the checkpoints that ship inside, from nothing: hours on two cores, resumable
 	$(BIN)/petzval data build mini
 	$(BIN)/petzval pretrain mini_tokenizer
 	$(BIN)/petzval pretrain mini_vae
@@ -70,8 +70,10 @@ mini: setup ## make the checkpoint that ships inside, from nothing: hours on two
 	$(BIN)/petzval pretrain mini_export
 	$(BIN)/python -m petzval.evals.train_scorers --data build/data/mini
 	$(BIN)/petzval evaluate --model build/runs/export --page docs/mini.md
-	@echo "the checkpoint is build/runs/export; put it in place of the one that ships inside:"
+	$(BIN)/petzval distill mini_turbo --teacher build/runs/export --data build/data/mini --latents build/runs/latents --out build/runs/turbo
+	@echo "build/runs/export and its student build/runs/turbo/checkpoint go in place of those that ship inside:"
 	@echo "  rm -r src/petzval/assets/mini && cp -r build/runs/export src/petzval/assets/mini"
+	@echo "  rm -r src/petzval/assets/mini-turbo && cp -r build/runs/turbo/checkpoint src/petzval/assets/mini-turbo"
 
 clean: ## remove caches, keep .venv and build
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

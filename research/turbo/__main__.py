@@ -39,7 +39,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 def measure(
     data: Data = Path("build/data/mini"),
     student: Student = STUDENT,
-    limit: Limit = 140,
+    limit: Limit = 100,
     threads: Threads = 1,
 ) -> None:
     """Student and teacher at several step counts, three pictures a prompt."""
@@ -75,7 +75,10 @@ def ablate(
     """Short distillations with one term left out each; goes on where it was stopped."""
     found = [arms.train(out, arm, latents=latents, data=data, threads=threads) for arm in arms.ARMS]
     candidates = [f"{TEACHER}@20", f"{TEACHER}@4@1", *map(str, found)]
-    _record("turbo-ablation", _compared(candidates, data, limit=limit, num=2, threads=threads))
+    comparison = _compared(
+        candidates, data, limit=limit, num=2, threads=threads, sizes=(arms.SIZE,)
+    )
+    _record("turbo-ablation", comparison)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The short distillations of the ablation: `mini_turbo`, at half its batch, one thing changed."""
+"""The short distillations of the ablation: `mini_turbo` at 128², one thing changed in each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from petzval.distill.recipes import TurboRecipe, mini_turbo
 from petzval.distill.renoise import RenoiseConfig
 from petzval.distill.run import RESULT, distill
 
-NUM_ITERATIONS, BATCH_TOKENS = 60, 1024
+NUM_ITERATIONS, BATCH_TOKENS, SIZE = 60, 512, "128x128"
 
 WHOLE = "with all terms"
 
@@ -36,13 +36,14 @@ def recipe_of(arm: str, num_iterations: int = NUM_ITERATIONS) -> TurboRecipe:
         recipe,
         name=arm,
         objective=ARMS[arm],
-        data=replace(recipe.data, batch_tokens=BATCH_TOKENS),
+        data=replace(recipe.data, bases=(128,), base_shares=(1.0,), batch_tokens=BATCH_TOKENS),
         loop=replace(
             recipe.loop,
             num_steps=num_iterations,
             minutes=None,
+            optimizer=replace(recipe.loop.optimizer, learning_rate=2e-4),
             log_every=2,
-            callback_minutes=None,
+            callback_minutes=60.0,
             ema_decay=0.95,
         ),
     )

@@ -2,7 +2,7 @@
 
     import petzval
 
-    mini = petzval.load("mini")
+    mini = petzval.load()
     [picture] = mini.generate("a red fox under a birch tree", seed=7)
     picture.save("fox.png")
 

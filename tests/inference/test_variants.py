@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from petzval.cli import options
 from petzval.errors import CheckpointError, ConfigError, RequestError
-from petzval.inference.variants import VARIANTS, Defaults, locate, places
+from petzval.inference.variants import DEFAULT_MODEL, VARIANTS, Defaults, locate, places
+from petzval.weights.checkpoint import Checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,13 @@ def _checkpoint(folder: Path, card: object = None) -> Path:
 
 
 def test_each_variant_knows_its_steps_and_guidance() -> None:
-    wanted = {"lens-base": (50, 5.0), "lens": (20, 5.0), "lens-turbo": (4, 1.0), "mini": (20, 4.0)}
+    wanted = {
+        "lens-base": (50, 5.0),
+        "lens": (20, 5.0),
+        "lens-turbo": (4, 1.0),
+        "mini": (20, 4.0),
+        "mini-turbo": (4, 1.0),
+    }
     assert {
         name: (variant.defaults.steps, variant.defaults.guidance)
         for name, variant in VARIANTS.items()
@@ -98,3 +106,34 @@ def test_a_lone_file_is_no_checkpoint(tmp_path: Path) -> None:
 def test_the_shipped_variant_is_looked_for_inside_the_package() -> None:
     first = next(iter(places(VARIANTS["mini"])))
     assert first.parts[-3:] == ("petzval", "assets", "mini")
+
+
+def _shipped(name: str) -> Path:
+    return next(iter(places(VARIANTS[name])))
+
+
+def test_what_ships_is_small() -> None:
+    sizes = {
+        name: sum(path.stat().st_size for path in _shipped(name).rglob("*") if path.is_file())
+        for name in ("mini", "mini-turbo")
+    }
+    assert sizes[DEFAULT_MODEL] <= 48e6
+    assert sum(sizes.values()) <= 96e6
+
+
+def test_the_default_draws_in_four_steps_without_guidance() -> None:
+    located = locate(DEFAULT_MODEL)
+    assert located.name == DEFAULT_MODEL == options.DEFAULT_MODEL
+    assert located.defaults == Defaults(steps=4, guidance=1.0, base=256)
+
+
+def test_the_student_differs_from_its_parent_in_the_denoiser_alone() -> None:
+    student, parent = Checkpoint.open(_shipped("mini-turbo")), Checkpoint.open(_shipped("mini"))
+    assert student.denoiser_config == parent.denoiser_config
+    assert student.identity != parent.identity
+    for part in ("text_encoder", "vae", "tokenizer"):
+        files = sorted(path for path in (_shipped("mini") / part).rglob("*") if path.is_file())
+        assert files
+        for path in files:
+            twin = _shipped("mini-turbo") / path.relative_to(_shipped("mini"))
+            assert twin.read_bytes() == path.read_bytes()

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="Model by name, or checkpoint folder.")] = "mini",
+    model: Annotated[
+        str, typer.Option(help="Model by name, or checkpoint folder.")
+    ] = options.DEFAULT_MODEL,
     out: Annotated[
         Path, typer.Option(help="Folder of pictures and scores; what is in it is used again.")
     ] = Path("build/evaluation"),

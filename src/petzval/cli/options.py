@@ -7,7 +7,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-DEFAULT_MODEL = "mini"
+DEFAULT_MODEL = "mini-turbo"
+"""`inference.variants.DEFAULT_MODEL`, which help has no time to import."""
 
 # What to draw.
 Prompt: TypeAlias = Annotated[

@@ -128,7 +128,7 @@ def mini_turbo() -> TurboRecipe:
                 final_fraction=0.1,
             ),
             num_steps=2000,
-            minutes=40.0,
+            minutes=28.0,
             autocast="bfloat16",
             log_every=5,
             callback_minutes=10.0,

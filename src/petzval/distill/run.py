@@ -45,7 +45,7 @@ from petzval.training.state import Part, RunState
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.writing import Component, save_with_denoiser
 
-RESULT = "checkpoint"
+RESULT, TEACHER_CARD = "checkpoint", "training/teacher.md"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,18 +230,27 @@ class _Run:
 
 
 def _texts(recipe: TurboRecipe, teacher: Located, num_steps: int, folder: Path) -> dict[str, str]:
-    """Settings, card and log of the result."""
+    """Settings, card and log of the result, and the card of its teacher."""
     steps = recipe.objective.num_steps
     wanted = Defaults(steps=steps, guidance=1.0, base=teacher.defaults.base)
     settings = {"name": recipe.name, **to_mapping(wanted)}
-    card = (
-        f"# {recipe.name}\n\n"
-        f"{teacher.name}, distilled to {steps} steps without guidance: {num_steps} iterations of "
-        "`petzval distill`. The other networks are those of its teacher. Settings and log: "
-        "training/distill/.\n\n"
-        f'    petzval generate "a red apple on a white background" --model {RESULT}\n'
-    )
+    card = f"""# {recipe.name}
+
+{teacher.name}, distilled to {steps} steps without guidance: {num_steps} iterations of
+`petzval distill`.
+
+    petzval generate "a red apple on a white background" --model FOLDER
+
+- [training/distill/](training/distill): settings, machine and log. The weights are the average of
+  the student's over the last iterations.
+- Text encoder, autoencoder, tokenizer and schedule are those of its teacher, and so is what it
+  knows of words and pictures: {TEACHER_CARD} is the teacher's card.
+- `petzval compare` measures it against its teacher.
+"""
     files = {"README.md": card, CARD: json.dumps(settings, indent=2) + "\n"}
+    told = teacher.folder / "README.md"
+    if told.is_file():
+        files[TEACHER_CARD] = told.read_text(encoding="utf-8")
     for name in ("recipe.json", "metrics.jsonl"):
         if (folder / name).is_file():
             files[f"training/distill/{name}"] = (folder / name).read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ from petzval.inference.numerics import NoiseSource
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
-from petzval.inference.variants import Defaults, locate
+from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
@@ -94,7 +94,7 @@ class Pipeline:
     @classmethod
     def load(
         cls,
-        name_or_path: str | Path = "mini",
+        name_or_path: str | Path = DEFAULT_MODEL,
         *,
         device: str = "auto",
         dtype: str = "auto",
@@ -106,7 +106,7 @@ class Pipeline:
         and one that is loaded without them has the checkpoint's own.
 
         Args:
-            name_or_path: "mini", "lens-turbo" …, see `variants.locate`; or a folder.
+            name_or_path: "mini-turbo", "lens-turbo" …, see `variants.locate`; or a folder.
             device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA where there is one.
             dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
             lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
@@ -382,7 +382,7 @@ def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> No
 
 
 def load(
-    name_or_path: str | Path = "mini",
+    name_or_path: str | Path = DEFAULT_MODEL,
     *,
     device: str = "auto",
     dtype: str = "auto",
