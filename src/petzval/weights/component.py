@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from petzval.config import parse_json
 from petzval.errors import CheckpointError, ConfigError
 from petzval.models.experts import PACKINGS
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.weights.encoder_views import encoder_view
+from petzval.weights.formats import KINDS, Kind
 from petzval.weights.gguf_header import is_gguf
 from petzval.weights.gguf_source import GgufSource
 from petzval.weights.header import read_metadata
@@ -41,11 +42,6 @@ from petzval.weights.published import (
 from petzval.weights.source import DerivedSource, Source, derived, packings
 from petzval.weights.tensors import STEMS, TensorSource
 from petzval.weights.views import denoiser_view, vae_view, without_padding, without_prefix
-
-Kind = Literal["denoiser", "encoder", "vae"]
-"""The three networks."""
-
-KINDS: tuple[Kind, ...] = ("denoiser", "encoder", "vae")
 
 FOLDERS: Mapping[Kind, str] = {"denoiser": DENOISER, "encoder": ENCODER, "vae": VAE}
 """Where each lies in a published checkpoint."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,16 +23,14 @@ from petzval.kernels.fp8 import encode_scaled_fp8
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.comfy_quant import MARK
-from petzval.weights.component import SETTINGS_KEY, Kind, OpenComponent
+from petzval.weights.component import SETTINGS_KEY, OpenComponent
+from petzval.weights.formats import KINDS, TARGETS, Kind, Target
 from petzval.weights.gguf_writing import write_gguf
 from petzval.weights.key_tables import VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import expected_tensors
 from petzval.weights.published import published_json
 from petzval.weights.source import Source, packing_of
 from petzval.weights.writing import Component, save_checkpoint, save_component, write_safetensors
-
-Target = Literal["folder", "comfyui", "comfyui-fp8", "gguf-q8_0"]
-TARGETS: tuple[Target, ...] = ("folder", "comfyui", "comfyui-fp8", "gguf-q8_0")
 
 Progress = Callable[[int, int], object]
 """Called with the tensors written so far and the number of all."""
@@ -68,7 +65,7 @@ def convert_checkpoint(
     Raises:
         CheckpointError: something is there already, or cannot be read or written.
     """
-    parts = [component_of(checkpoint, kind) for kind in ("denoiser", "encoder", "vae")]
+    parts = [component_of(checkpoint, kind) for kind in KINDS]
     tick = _counter(progress, sum(len(part.source) for part in parts))
     components = [_published(part, dtype, tick) for part in parts]
     home: Path | bytes = checkpoint.tokenizer_json if checkpoint.assembled else checkpoint.tokenizer
@@ -89,7 +86,7 @@ def convert_component(
     Args:
         component: open and checked.
         out: a folder, or a file for the single-file formats.
-        target: one of `TARGETS`.
+        target: see the top of this file.
         dtype: of floating-point tensors that the format does not quantise; None keeps them.
         overwrite: replace what is there.
         progress: told of every tensor.

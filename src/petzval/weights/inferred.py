@@ -144,7 +144,7 @@ def _from_gguf(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "yarn": yarn}
 
 
-def _number(settings: Mapping[str, Any], name: str, default: float) -> float:
+def _number(settings: Mapping[str, Any], name: str, default: int | float) -> float:
     value = settings.get(f"gpt-oss.{name}")
     return float(value) if isinstance(value, int | float) else default
 
