@@ -106,7 +106,7 @@ def test_half_of_the_steps_show_another_date(objective: LanguageModelObjective) 
 
 def test_balance_is_one_when_experts_share_evenly() -> None:
     experts = MixtureOfExperts(
-        width=8, intermediate=8, num_experts=4, num_chosen=1, limit=7.0, packed=False
+        width=8, intermediate=8, num_experts=4, num_chosen=1, limit=7.0, packing=None
     )
     watch = RouterWatch(experts)
     with torch.no_grad():

@@ -34,6 +34,10 @@ def generate(
     file: options.PromptFile = None,
     from_: options.Picture = None,
     model: options.Model = None,
+    denoiser: options.Denoiser = None,
+    encoder: options.Encoder = None,
+    vae: options.Vae = None,
+    tokenizer: options.Tokenizer = None,
     lora: options.Loras = None,
     aspect: options.Aspect = None,
     size: options.Size = None,
@@ -87,13 +91,15 @@ def generate(
         request = _request(recipe, prompt, file, given)
         loras = _loras(lora, recipe, from_)
         machine = {"device": device, "dtype": dtype, "threads": threads}
-        _draw(request, recipe, model, loras, machine, out=out, format=format, json=json)
+        parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
+        _draw(request, recipe, model, parts, loras, machine, out=out, format=format, json=json)
 
 
 def _draw(
     request: GenerationRequest,
     recipe: Recipe | None,
     model: str | None,
+    parts: dict[str, Path | None],
     loras: tuple[LoraChoice, ...],
     machine: dict[str, Any],
     *,
@@ -103,14 +109,16 @@ def _draw(
 ) -> None:
     """Refuse what is wrong before torch is loaded, then draw and save picture by picture."""
     from petzval.cli.output import choose_output
+    from petzval.inference.parts import Parts
     from petzval.inference.variants import locate
 
-    name = _recipe_model(recipe) if model is None else model
-    request.resolution(locate(name).defaults)
+    named = Parts.of(**parts)
+    name = model if model is not None or named else _recipe_model(recipe)
+    request.resolution(locate(name, named).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
-    pipeline = _load(name, recipe, loras, **machine)
+    pipeline = _load(name, parts, recipe, loras, **machine)
     if recipe is not None:
-        _compare(recipe, pipeline, chosen=model is not None)
+        _compare(recipe, pipeline, chosen=model is not None or bool(named))
     plan = pipeline.plan(request)
     events = pipeline.steps(plan)
     output.prepare()
@@ -153,7 +161,8 @@ def _loras(
 
 
 def _load(
-    name: str,
+    name: str | None,
+    parts: dict[str, Path | None],
     recipe: Recipe | None,
     loras: tuple[LoraChoice, ...],
     *,
@@ -164,7 +173,8 @@ def _load(
     """The model, in the dtype and on the number of threads of the recipe where none are given."""
     from rich.text import Text
 
-    with stderr().status(Text(f"loading {printable(name, _WORD_LIMIT)}")):
+    label = printable(name or str(parts["denoiser"]), _WORD_LIMIT)
+    with stderr().status(Text(f"loading {label}")):
         import torch
 
         from petzval.inference.device import choose_device
@@ -174,7 +184,7 @@ def _load(
         if threads is not None:
             torch.set_num_threads(threads)
         dtype = dtype or (recipe.dtype if recipe else "auto")
-        return Pipeline.load(name, device=device, dtype=dtype, lora=loras)
+        return Pipeline.load(name, device=device, dtype=dtype, lora=loras, **parts)
 
 
 def _recorded_threads(recipe: Recipe | None, device: torch.device) -> int | None:

@@ -28,7 +28,21 @@ AllowBlank: TypeAlias = Annotated[
 # With which model.
 Model: TypeAlias = Annotated[
     str | None,
-    typer.Option(help=f"Model by name (`petzval models`) or folder. [default: {DEFAULT_MODEL}]"),
+    typer.Option(
+        help=f"Model by name (`petzval models`), folder or TOML. [default: {DEFAULT_MODEL}]"
+    ),
+]
+Denoiser: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Denoiser from a file or folder of any format.")
+]
+Encoder: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Text encoder from a file or folder of any format.")
+]
+Vae: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Autoencoder from a file or folder of either style.")
+]
+Tokenizer: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Tokenizer: folder, tokenizer.json, or weights with it inside.")
 ]
 Loras: TypeAlias = Annotated[
     list[str] | None,

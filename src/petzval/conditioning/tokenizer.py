@@ -58,17 +58,24 @@ class PromptTokenizer:
     """The tokenizer of a checkpoint, checked to fit the chat template.
 
     Args:
-        folder: holds `tokenizer.json`; `tokenizer_config.json` and `special_tokens_map.json`
-            are read where they are there, and add nothing that the first file lacks.
+        place: a folder with `tokenizer.json`, in which `tokenizer_config.json` and
+            `special_tokens_map.json` are read where they are there, and add nothing that the first
+            file lacks; or that file itself, or its content.
 
     Raises:
         CheckpointError: when a file is missing, damaged or cuts the template differently.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self._path = Path(folder) / "tokenizer.json"
-        self._tokenizer = _load(self._path)
-        _check_companions(self._path.parent)
+    def __init__(self, place: Path | str | bytes) -> None:
+        if isinstance(place, bytes):
+            self._path = Path("the encoder's tokenizer.json")
+            self._tokenizer = _load(self._path, place.decode("utf-8", errors="replace"))
+        else:
+            whole = Path(place)
+            self._path = whole if whole.is_file() else whole / "tokenizer.json"
+            self._tokenizer = _load(self._path, _read(self._path))
+            if self._path != whole:
+                _check_companions(whole)
         self._check_added_tokens()
         self._suffix = self._ids(template.suffix_text())
         self._prefixes: dict[str, tuple[int, ...]] = {}
@@ -191,8 +198,7 @@ def _check_arguments(max_tokens: int, truncate: str, markers: str) -> None:
         )
 
 
-def _load(path: Path) -> Tokenizer:
-    content = _read(path)
+def _load(path: Path, content: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(content)
         # A file must not cut or lengthen what we hand it behind our back.

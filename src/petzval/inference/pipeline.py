@@ -30,6 +30,8 @@ from petzval.inference.device import choose_device, choose_dtype, device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
 from petzval.inference.numerics import NoiseSource
+from petzval.inference.opening import open_checkpoint
+from petzval.inference.parts import Parts
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
@@ -38,7 +40,6 @@ from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, TextTokens
-from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.lora import read_lora
 
 Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
@@ -94,41 +95,51 @@ class Pipeline:
     @classmethod
     def load(
         cls,
-        name_or_path: str | Path = DEFAULT_MODEL,
+        name_or_path: str | Path | None = DEFAULT_MODEL,
         *,
         device: str = "auto",
         dtype: str = "auto",
         lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
+        denoiser: str | Path | None = None,
+        encoder: str | Path | None = None,
+        vae: str | Path | None = None,
+        tokenizer: str | Path | None = None,
     ) -> Pipeline:
-        """Load a variant by name, or any checkpoint in the published folder layout.
+        """Load a variant by name, any checkpoint's folder, or parts from different places.
 
         LoRAs are added to the weights of this pipeline alone: they cost nothing while it draws,
         and one that is loaded without them has the checkpoint's own.
 
         Args:
-            name_or_path: "mini-turbo", "lens-turbo" …, see `variants.locate`; or a folder.
+            name_or_path: "mini-turbo", "lens-turbo" …, see `variants.locate`; or a folder, or a
+                `petzval.toml`; None where every network is named below.
             device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA where there is one.
             dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
             lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
                 several of these, whose changes are summed.
+            denoiser, encoder, vae: files or folders of any format that is read, in place of the
+                checkpoint's own.
+            tokenizer: a folder with `tokenizer.json`, the file, or a file of weights with it
+                inside; None takes the one that came with the encoder.
 
         Raises:
             RequestError: unknown model, device or dtype; a LoRA is absent, its weight out of range.
             CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
         """
-        located = locate(name_or_path)
+        named = Parts.of(denoiser=denoiser, encoder=encoder, vae=vae, tokenizer=tokenizer)
+        located = locate(name_or_path, named)
         choices = choose_loras(lora)
         place = choose_device(device)
         number = choose_dtype(dtype, place)
-        checkpoint = Checkpoint.open(located.folder)
+        checkpoint = open_checkpoint(located)
         identity = checkpoint.identity
         loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        tokenizer = PromptTokenizer(checkpoint.tokenizer_folder)
-        encoder = checkpoint.load_encoder(number, place)
+        tokenize = PromptTokenizer(checkpoint.tokenizer)
+        encode = checkpoint.load_encoder(number, place)
         return cls(
             name=located.name,
             identity=identity,
-            text=PromptEncoder(encoder, tokenizer, checkpoint_id=identity),
+            text=PromptEncoder(encode, tokenize, checkpoint_id=identity),
             denoiser=checkpoint.load_denoiser(number, place, loras=loras),
             autoencoder=checkpoint.load_vae(number, place),
             defaults=located.defaults,
@@ -382,15 +393,28 @@ def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> No
 
 
 def load(
-    name_or_path: str | Path = DEFAULT_MODEL,
+    name_or_path: str | Path | None = DEFAULT_MODEL,
     *,
     device: str = "auto",
     dtype: str = "auto",
     lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
+    denoiser: str | Path | None = None,
+    encoder: str | Path | None = None,
+    vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Pipeline:
-    """Load a model by name or path: see `Pipeline.load`.
+    """Load a model by name or path, or from parts: see `Pipeline.load`.
 
     Raises:
         RequestError, CheckpointError: as `Pipeline.load`.
     """
-    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora)
+    return Pipeline.load(
+        name_or_path,
+        device=device,
+        dtype=dtype,
+        lora=lora,
+        denoiser=denoiser,
+        encoder=encoder,
+        vae=vae,
+        tokenizer=tokenizer,
+    )

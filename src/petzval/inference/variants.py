@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import petzval
-from petzval.config import from_mapping, read_json, setting
+from petzval.config import from_mapping, read_json, setting, to_mapping
 from petzval.errors import CheckpointError, ConfigError, RequestError
+from petzval.inference.parts import NO_PARTS, SUFFIX, Parts, read_parts
 from petzval.inference.paths import user_path
 from petzval.inference.recipe import MAX_GUIDANCE, MAX_STEPS
 from petzval.resolution import PRESETS
@@ -119,33 +120,66 @@ class Located:
 
     Attributes:
         name: of the variant; for a folder what its `petzval.json` says, or else the folder's own.
+        base: the whole checkpoint; None where every part comes from its own place.
+        parts: components that do not come from there.
     """
 
     name: str
-    folder: Path
+    base: Path | None
     defaults: Defaults
+    parts: Parts = NO_PARTS
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a checkpoint that lies whole in one.
+
+        Raises:
+            RequestError: its parts come from several places.
+        """
+        if self.base is None or self.parts:
+            raise RequestError(
+                f"{self.name} is put together from several places, and this needs one folder",
+                "write it as one first: petzval convert … --to folder",
+            )
+        return self.base
 
 
-def locate(name_or_path: str | Path) -> Located:
-    """Find a checkpoint by the name of its variant, or take the folder that is named.
+def locate(name_or_path: str | Path | None, parts: Parts = NO_PARTS) -> Located:
+    """Find a checkpoint by the name of its variant, or take the folder or TOML that is named.
 
     A variant is looked for inside the package, then in the folder that `PETZVAL_MODELS` names, then
     in Hugging Face's cache. A path has to look like one or exist; its defaults are those of its
     `petzval.json`, or of the variant it is called after, or those of Lens.
+
+    Args:
+        name_or_path: the checkpoint; None where `parts` name every network.
+        parts: components from elsewhere, in place of the checkpoint's.
 
     Raises:
         RequestError: neither a variant nor a folder; or a path with the home of an unknown user.
         CheckpointError: a variant whose weights are not on this machine.
         ConfigError: the checkpoint's `petzval.json` is damaged.
     """
+    if name_or_path is None:
+        if parts.missing:
+            raise RequestError(
+                f"no {' and no '.join(parts.missing)} is named",
+                "give a file for each network, or --model, whose others are used",
+            )
+        assert parts.denoiser is not None
+        name = parts.denoiser.stem
+        return Located(name=name, base=None, defaults=VARIANTS["lens"].defaults, parts=parts)
+    located = _locate(name_or_path)
+    return replace(located, parts=parts.over(located.parts)) if parts else located
+
+
+def _locate(name_or_path: str | Path) -> Located:
     text = str(name_or_path)
     variant = VARIANTS.get(text.lower())
     if variant is not None and not isinstance(name_or_path, Path):
         for folder in places(variant):
             if (folder / _LAYOUT_FILE).is_file():
-                return Located(
-                    name=variant.name, folder=folder, defaults=_defaults(folder, variant)
-                )
+                return Located(name=variant.name, base=folder, defaults=_defaults(folder, variant))
         raise _absent(variant)
     folder = user_path(text)
     try:
@@ -156,15 +190,35 @@ def locate(name_or_path: str | Path) -> Located:
         called = folder.resolve().name
         relative = VARIANTS.get(called.lower(), VARIANTS["lens"])
         defaults = _defaults(folder, relative)
-        return Located(name=_name(folder) or called, folder=folder, defaults=defaults)
+        return Located(name=_name(folder) or called, base=folder, defaults=defaults)
+    if text.strip() and exists and folder.suffix.lower() == SUFFIX:
+        return _from_parts_file(folder)
     if text.strip() and exists:
         raise RequestError(
             f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
-            "name the folder; a lone file of weights cannot be used",
+            "name the folder; a lone file is given with --denoiser, --encoder or --vae, or in a "
+            "petzval.toml",
         )
     raise RequestError(
         f"unknown model {text[:200]!r}",
         f"models are {', '.join(VARIANTS)}, or the path of a checkpoint folder",
+    )
+
+
+def _from_parts_file(file: Path) -> Located:
+    """A `petzval.toml`, on top of the model that it names."""
+    said = read_parts(file)
+    base = None if said.model is None else _locate(said.model)
+    defaults = VARIANTS["lens"].defaults if base is None else base.defaults
+    if said.defaults:
+        given = to_mapping(defaults) | dict(said.defaults)
+        defaults = from_mapping(Defaults, given, where=f"{file}: defaults")
+        _check_base(defaults, file)
+    return Located(
+        name=_checked_name(said.name, file),
+        base=None if base is None else base.base,
+        defaults=defaults,
+        parts=said.parts if base is None else said.parts.over(base.parts),
     )
 
 
@@ -197,10 +251,14 @@ def _defaults(folder: Path, variant: Variant) -> Defaults:
     if not card.is_file():
         return variant.defaults
     defaults = from_mapping(Defaults, read_json(card), where=str(card), ignore_unknown=True)
+    _check_base(defaults, card)
+    return defaults
+
+
+def _check_base(defaults: Defaults, file: Path) -> None:
     if defaults.base not in PRESETS:
         known = ", ".join(str(base) for base in sorted(PRESETS))
-        raise CheckpointError(f"{card}: base {defaults.base} is none of {known}")
-    return defaults
+        raise CheckpointError(f"{file}: base {defaults.base} is none of {known}")
 
 
 def _name(folder: Path) -> str | None:
@@ -209,10 +267,14 @@ def _name(folder: Path) -> str | None:
     name: Any = read_json(card).get("name") if card.is_file() else None
     if name is None:
         return None
+    return _checked_name(name, card)
+
+
+def _checked_name(name: Any, file: Path) -> str:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise ConfigError(f"{card}: setting 'name' must be a text on one line")
+        raise ConfigError(f"{file}: setting 'name' must be a text on one line")
     if len(name) > _NAME_LIMIT:
-        raise ConfigError(f"{card}: setting 'name' has more than {_NAME_LIMIT} characters")
+        raise ConfigError(f"{file}: setting 'name' has more than {_NAME_LIMIT} characters")
     return name
 
 

@@ -65,13 +65,13 @@ def encode_mxfp4(values: Tensor) -> tuple[Tensor, Tensor]:
     exponent = torch.where(largest > 0, exponent, torch.zeros_like(exponent))
     exponent = exponent.clamp(-SCALE_BIAS, NAN_SCALE - 1 - SCALE_BIAS)
     scaled = torch.ldexp(groups, -exponent[..., None])
-    codes = _nearest_codes(scaled.abs()) | (torch.signbit(scaled).to(torch.uint8) << 3)
+    codes = nearest_codes(scaled.abs()) | (torch.signbit(scaled).to(torch.uint8) << 3)
     pairs = codes.unflatten(-1, (-1, 2))
     blocks = pairs[..., 0] | (pairs[..., 1] << 4)
     return blocks, (exponent + SCALE_BIAS).to(torch.uint8)
 
 
-def _nearest_codes(magnitudes: Tensor) -> Tensor:
+def nearest_codes(magnitudes: Tensor) -> Tensor:
     """Codes 0 … 7; a tie goes to the even one, as round-half-even does on the mantissa bit."""
     middles = torch.tensor(_MIDPOINTS, device=magnitudes.device)
     above = torch.bucketize(magnitudes, middles)  # a tie gives the lower code

@@ -1,4 +1,4 @@
-"""GPT-OSS mixture of experts: bf16 matrices, or MXFP4 blocks de-quantised one expert at a time."""
+"""GPT-OSS mixture of experts: bf16 matrices, or 4-bit blocks de-quantised one expert at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from petzval.kernels.mxfp4 import decode_mxfp4
+from petzval.kernels.nvfp4 import NVFP4_BLOCK, decode_nvfp4
+from petzval.kernels.scale_tiles import tiled_shape
 
 SWIGLU_ALPHA = 1.702
 
@@ -115,8 +117,63 @@ class PackedExperts(Experts):
         return gate_up.T, self.gate_up_proj_bias[expert], down.T, self.down_proj_bias[expert]
 
 
+class Nvfp4Experts(Experts):
+    """NVFP4 codes, scales in tiles and factors as ComfyUI's file has them; one expert at a time.
+
+    Keys `*_codes` uint8 [E, out, in / 2], `*_tiles` uint8 (the bits of float8_e4m3fn), and
+    `*_factors` float32 [E]. Scales are kept as bytes, so that no change of dtype touches them.
+    """
+
+    gate_up_proj_codes: Tensor
+    gate_up_proj_tiles: Tensor
+    gate_up_proj_factors: Tensor
+    down_proj_codes: Tensor
+    down_proj_tiles: Tensor
+    down_proj_factors: Tensor
+
+    def __init__(self, width: int, intermediate: int, num_experts: int, limit: float) -> None:
+        super().__init__(limit, num_experts)
+        shapes = {"gate_up_proj": (2 * intermediate, width), "down_proj": (width, intermediate)}
+        for name, (rows, columns) in shapes.items():
+            codes = torch.zeros(num_experts, rows, columns // 2, dtype=torch.uint8)
+            self.register_buffer(f"{name}_codes", codes)
+            tiles = tiled_shape(rows, columns // NVFP4_BLOCK)
+            self.register_buffer(
+                f"{name}_tiles", torch.zeros(num_experts, *tiles, dtype=torch.uint8)
+            )
+            self.register_buffer(f"{name}_factors", torch.zeros(num_experts))
+        self.gate_up_proj_bias = nn.Parameter(torch.zeros(num_experts, 2 * intermediate))
+        self.down_proj_bias = nn.Parameter(torch.zeros(num_experts, width))
+
+    def matrices(self, expert: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        dtype = self.gate_up_proj_bias.dtype
+        gate_up, down = (
+            decode_nvfp4(
+                codes[expert], tiles[expert].view(torch.float8_e4m3fn), factors[expert], dtype
+            )
+            for codes, tiles, factors in (
+                (self.gate_up_proj_codes, self.gate_up_proj_tiles, self.gate_up_proj_factors),
+                (self.down_proj_codes, self.down_proj_tiles, self.down_proj_factors),
+            )
+        )
+        return gate_up.T, self.gate_up_proj_bias[expert], down.T, self.down_proj_bias[expert]
+
+
+_STORAGES: dict[str | None, type[DenseExperts | PackedExperts | Nvfp4Experts]] = {
+    None: DenseExperts,
+    "mxfp4": PackedExperts,
+    "nvfp4": Nvfp4Experts,
+}
+PACKINGS = tuple(name for name in _STORAGES if name is not None)
+"""Formats in which experts can stay while they are used."""
+
+
 class MixtureOfExperts(nn.Module):
-    """Router and experts; keys `router.*`, `experts.*`."""
+    """Router and experts; keys `router.*`, `experts.*`.
+
+    Args:
+        packing: one of `PACKINGS`; None keeps matrices.
+    """
 
     def __init__(
         self,
@@ -126,12 +183,11 @@ class MixtureOfExperts(nn.Module):
         num_experts: int,
         num_chosen: int,
         limit: float,
-        packed: bool,
+        packing: str | None,
     ) -> None:
         super().__init__()
         self.router = Router(width, num_experts, num_chosen)
-        kind = PackedExperts if packed else DenseExperts
-        self.experts = kind(width, intermediate, num_experts, limit)
+        self.experts = _STORAGES[packing](width, intermediate, num_experts, limit)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, width] → the same; every token goes to its own experts."""

@@ -18,7 +18,7 @@ from petzval.config import check_ranges, from_mapping, setting
 from petzval.errors import ConfigError
 from petzval.kernels import dispatch
 from petzval.kernels.reference import rotate_half
-from petzval.models.experts import MixtureOfExperts
+from petzval.models.experts import PACKINGS, MixtureOfExperts
 from petzval.models.yarn import YarnConfig, yarn_from_json, yarn_tables
 from petzval.shapes import TextFeatures, TokenIds, TokenMask
 
@@ -29,7 +29,8 @@ LAYER_KINDS = ("sliding_attention", "full_attention")
 class GptOssConfig:
     """The fields of `text_encoder/config.json` that decide the arithmetic.
 
-    Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise. The upper
+    Layer i is sliding for even i and full for odd i unless `layer_types` says otherwise. Experts
+    are packed in MXFP4, as published, or in NVFP4, as ComfyUI's file has them. The upper
     limits are there because anybody may have written the file; they lie far above published sizes.
 
     Raises:
@@ -51,6 +52,7 @@ class GptOssConfig:
     layer_types: tuple[str, ...] = ()
     yarn: YarnConfig = field(default_factory=YarnConfig)
     packed_experts: bool = False
+    packing: str = "mxfp4"
 
     def __post_init__(self) -> None:
         check_ranges(self, where="text encoder")
@@ -73,8 +75,15 @@ class GptOssConfig:
             raise ConfigError("text encoder: head_dim must be even")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError("text encoder: query heads must be a multiple of key/value heads")
-        if self.packed_experts and (self.hidden_size % 32 or self.intermediate_size % 32):
-            raise ConfigError("text encoder: MXFP4 needs widths that are multiples of 32")
+        if self.packing not in PACKINGS:
+            raise ConfigError(
+                f"text encoder: packing {self.packing!r} is unknown", f"packings: {PACKINGS}"
+            )
+        block = 32 if self.packing == "mxfp4" else 16
+        if self.packed_experts and (self.hidden_size % block or self.intermediate_size % block):
+            raise ConfigError(
+                f"text encoder: {self.packing.upper()} needs widths that are multiples of {block}"
+            )
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> GptOssConfig:
@@ -85,7 +94,7 @@ class GptOssConfig:
                 GPT-OSS does not have.
         """
         where = "text encoder"
-        own = {field.name for field in fields(cls)} - {"yarn", "packed_experts"}
+        own = {field.name for field in fields(cls)} - {"yarn", "packed_experts", "packing"}
         given = {name: config[name] for name in own if config.get(name) is not None}
         parsed = from_mapping(cls, given, where=where)
         for name, value in (("hidden_act", "silu"), ("attention_bias", True)):
@@ -177,7 +186,7 @@ class DecoderLayer(nn.Module):
             num_experts=config.num_local_experts,
             num_chosen=config.num_experts_per_tok,
             limit=config.swiglu_limit,
-            packed=config.packed_experts,
+            packing=config.packing if config.packed_experts else None,
         )
         self.input_layernorm = WeightedNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = WeightedNorm(config.hidden_size, config.rms_norm_eps)
@@ -215,7 +224,7 @@ class GptOssEncoder(nn.Module):
     """Token ids → hidden states after the selected layers.
 
     Args:
-        config: sizes; `packed_experts` chooses MXFP4 storage.
+        config: sizes; `packed_experts` and `packing` choose how experts are stored.
         selected_layers: zero-based; layers after the largest are neither built nor run unless
             `build_all` (training the language model, or checking whole checkpoints).
 

@@ -1,10 +1,18 @@
-"""Checkpoints as they lie on disk: the published folder layout, read whole or refused, and written.
+"""Checkpoints as they lie on disk: every layout and format, read whole or refused, and written.
 
 header       one safetensors file's header, checked
 tensors      a component's tensors, one file or shards, mapped into memory
+source       what every format looks like from outside, and views of it
 published    the published config files ⇄ our configurations
 manifest     which tensors an architecture has
 checkpoint   a whole folder: checked first, then loaded part by part
+key_tables   other programs' names of tensors, complete in both directions
+comfy_quant  ComfyUI's quantised layers
+gguf_source  tensors of a GGUF file
+views        each component under its published names (the text encoder: encoder_views)
+component    one component from any file, recognised by its keys
+assembly     a checkpoint put together from parts
+convert      one format into another
 lora         small changes to the denoiser in files of every family, and what adds them
 writing      components and checkpoints written, all or nothing
 mxfp4        4-bit blocks, decoded and encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from petzval.errors import CheckpointError, ConfigError
 from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder, AutoencoderConfig
+from petzval.weights.component import match_packing
 from petzval.weights.lora import Lora
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
 from petzval.weights.published import (
@@ -21,34 +23,41 @@ from petzval.weights.published import (
     ENCODER,
     TOKENIZER,
     VAE,
+    ComponentConfig,
     check_model_index,
     check_scheduler,
     check_tokenizer,
     encoder_config_in,
+    published_json,
     read_denoiser_config,
     read_encoder_config,
     read_vae_config,
 )
+from petzval.weights.source import Source
 from petzval.weights.tensors import TensorSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint in the published layout, open but not read.
+    """A whole checkpoint, open but not read: a published folder, or parts from anywhere.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies; for parts from several places, the denoiser's.
         denoiser_config, encoder_config, vae_config: checked, and they fit each other.
         denoiser_source, encoder_source, vae_source: the tensors, checked against the configs.
+        tokenizer: folder or file of `tokenizer.json`, or its content where it lies in another file.
+        assembled: whether the parts come from several places.
     """
 
     folder: Path
     denoiser_config: MMDiTConfig
     encoder_config: GptOssConfig
     vae_config: AutoencoderConfig
-    denoiser_source: TensorSource
-    encoder_source: TensorSource
-    vae_source: TensorSource
+    denoiser_source: Source
+    encoder_source: Source
+    vae_source: Source
+    tokenizer: Path | bytes
+    assembled: bool = False
 
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
@@ -80,7 +89,8 @@ class Checkpoint:
         encoder_source = TensorSource.open(folder / ENCODER)
         encoder_config = match_packing(read_encoder_config(folder), encoder_source)
         vae_source = TensorSource.open(folder / VAE)
-        check_fit(folder, denoiser_config, encoder_config, vae_config)
+        place = str(folder / DENOISER / "config.json")
+        check_fit(place, denoiser_config, encoder_config, vae_config)
         problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
         problems += find_problems(encoder_source, expected_tensors(encoder_config))
         problems += find_problems(vae_source, expected_tensors(vae_config))
@@ -93,6 +103,7 @@ class Checkpoint:
             denoiser_source=denoiser_source,
             encoder_source=encoder_source,
             vae_source=vae_source,
+            tokenizer=folder / TOKENIZER,
         )
 
     def load_denoiser(
@@ -158,8 +169,25 @@ class Checkpoint:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where `tokenizer.json` lies."""
-        return self.folder / TOKENIZER
+        """The folder in which `tokenizer.json` lies.
+
+        Raises:
+            CheckpointError: it lies inside another file.
+        """
+        if isinstance(self.tokenizer, bytes):
+            raise CheckpointError(
+                f"{self.folder}: the tokenizer lies inside the encoder's file",
+                "make a folder of this checkpoint first: `petzval convert … --to folder`",
+            )
+        return self.tokenizer if self.tokenizer.is_dir() else self.tokenizer.parent
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        """The content of `tokenizer.json`."""
+        if isinstance(self.tokenizer, bytes):
+            return self.tokenizer
+        inside = self.tokenizer / "tokenizer.json"
+        return (inside if self.tokenizer.is_dir() else self.tokenizer).read_bytes()
 
     @property
     def identity(self) -> str:
@@ -168,9 +196,13 @@ class Checkpoint:
         Cheap (no more than a few hundred kilobytes are read), and it changes with training.
         """
         hasher = hashlib.sha256()
-        for name in (DENOISER, ENCODER, VAE):
-            hasher.update((self.folder / name / "config.json").read_bytes())
-        hasher.update((self.tokenizer_folder / "tokenizer.json").read_bytes())
+        if self.assembled:
+            for config in (self.denoiser_config, self.encoder_config, self.vae_config):
+                hasher.update(_config_bytes(config))
+        else:
+            for name in (DENOISER, ENCODER, VAE):
+                hasher.update((self.folder / name / "config.json").read_bytes())
+        hasher.update(self.tokenizer_json)
         for source in (self.denoiser_source, self.encoder_source, self.vae_source):
             hasher.update(source.digest().encode())
         return hasher.hexdigest()
@@ -194,7 +226,7 @@ def open_encoder(component: str | Path) -> tuple[GptOssConfig, TensorSource]:
 
 def load_encoder(
     config: GptOssConfig,
-    source: TensorSource,
+    source: Source,
     selected_layers: Sequence[int],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -214,15 +246,16 @@ def load_encoder(
     return module
 
 
-def match_packing(config: GptOssConfig, source: TensorSource) -> GptOssConfig:
-    """Believe the tensors: re-packed and de-quantised copies keep each other's config.json."""
-    packed = any(key.endswith(("_proj_blocks", "_proj_scales")) for key in source)
-    return config if packed == config.packed_experts else replace(config, packed_experts=packed)
+def _config_bytes(config: ComponentConfig) -> bytes:
+    """The same for the same settings, wherever they were read."""
+    if isinstance(config, GptOssConfig):  # how experts are stored is told by the tensors
+        config = replace(config, packed_experts=False, packing="mxfp4")
+    return json.dumps(published_json(config), sort_keys=True).encode()
 
 
 def materialise(
     module: nn.Module,
-    source: TensorSource,
+    source: Source,
     dtype: torch.dtype | None,
     device: torch.device | str,
 ) -> None:
@@ -244,7 +277,7 @@ def materialise(
     module.eval()
 
 
-def add_loras(module: nn.Module, source: TensorSource, loras: Sequence[tuple[Lora, float]]) -> None:
+def add_loras(module: nn.Module, source: Source, loras: Sequence[tuple[Lora, float]]) -> None:
     """Replace the weights of the layers that LoRAs change: stored + sum of number * change.
 
     Weights are new tensors, never written over: the old ones may be the file itself.
@@ -271,14 +304,16 @@ def add_loras(module: nn.Module, source: TensorSource, loras: Sequence[tuple[Lor
 
 
 def check_fit(
-    folder: Path, denoiser: MMDiTConfig, encoder: GptOssConfig, vae: AutoencoderConfig
+    place: str, denoiser: MMDiTConfig, encoder: GptOssConfig, vae: AutoencoderConfig
 ) -> None:
     """The three configs must speak of the same widths.
+
+    Args:
+        place: where the denoiser's stand, for messages.
 
     Raises:
         ConfigError: they do not; the message names both numbers.
     """
-    place = folder / DENOISER / "config.json"
     if denoiser.enc_hidden_dim != encoder.hidden_size:
         raise ConfigError(
             f"{place}: enc_hidden_dim is {denoiser.enc_hidden_dim}, but the text encoder's "

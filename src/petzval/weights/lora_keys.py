@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from petzval.weights.key_tables import DENOISER_SPLIT
+
 Family = Literal["peft", "diffusers", "comfyui", "kohya"]
 """Who reads the keys."""
 
@@ -60,16 +62,6 @@ _ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(r"\.lokr_w2_b$"), "lokr_w2_b"),
 )
 
-_SPLIT: Mapping[str, tuple[str, int]] = {
-    "to_q": ("img_qkv", 0),
-    "to_k": ("img_qkv", 1),
-    "to_v": ("img_qkv", 2),
-    "add_q_proj": ("txt_qkv", 0),
-    "add_k_proj": ("txt_qkv", 1),
-    "add_v_proj": ("txt_qkv", 2),
-}
-"""Layers that others keep apart → our fused layer, and which third of its rows."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraKey:
@@ -97,7 +89,7 @@ class LayerNames:
         for layer in layers:
             self._dotted[layer] = (layer, None)
             owner, _, name = layer.rpartition(".")
-            for split, (fused, third) in _SPLIT.items():
+            for split, (fused, third) in DENOISER_SPLIT.items():
                 if name == fused:
                     self._dotted[f"{owner}.{split}"] = (layer, third)
         # Underscores for dots cannot be undone, so the flat spellings are looked up.

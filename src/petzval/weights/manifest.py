@@ -15,10 +15,10 @@ from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder
 from petzval.weights.published import ComponentConfig
-from petzval.weights.tensors import TensorSource
+from petzval.weights.source import Source
 
 Kind = Literal["float", "integer", "packed"]
-"""float: any floating-point type. integer: any integer type. packed: MXFP4 bytes, uint8 only."""
+"""float: any floating-point type. integer: any integer type. packed: bytes of 4-bit experts."""
 
 _FLOATS = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 _INTEGERS = frozenset({"U8", "I8", "I16", "I32", "I64"})
@@ -91,7 +91,7 @@ def expected_tensors(config: ComponentConfig) -> dict[str, ExpectedTensor]:
     return expected
 
 
-def find_problems(source: TensorSource, expected: Mapping[str, ExpectedTensor]) -> list[str]:
+def find_problems(source: Source, expected: Mapping[str, ExpectedTensor]) -> list[str]:
     """What differs between files and architecture, one line each with file and key."""
     problems: list[str] = []
     home = source.files[0] if len(source.files) == 1 else source.files[0].parent

@@ -78,8 +78,7 @@ def read_denoiser_config(folder: Path) -> MMDiTConfig:
     Raises:
         ConfigError: absent, damaged, or a setting is unknown or out of range.
     """
-    values, where = _read(folder / DENOISER / "config.json")
-    return from_mapping(MMDiTConfig, _without_private(values), where=where)
+    return denoiser_config_from(*read_settings_file(folder / DENOISER / "config.json"))
 
 
 def read_vae_config(folder: Path) -> AutoencoderConfig:
@@ -88,7 +87,24 @@ def read_vae_config(folder: Path) -> AutoencoderConfig:
     Raises:
         ConfigError: as `read_denoiser_config`, or another kind of autoencoder.
     """
-    values, where = _read(folder / VAE / "config.json")
+    return vae_config_from(*read_settings_file(folder / VAE / "config.json"))
+
+
+def denoiser_config_from(values: Mapping[str, Any], where: str) -> MMDiTConfig:
+    """A denoiser's published settings, wherever they were written.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+    """
+    return from_mapping(MMDiTConfig, _without_private(values), where=where)
+
+
+def vae_config_from(values: Mapping[str, Any], where: str) -> AutoencoderConfig:
+    """An autoencoder's published settings, wherever they were written.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range, or of another kind of autoencoder.
+    """
     _require(values, _VAE_FIXED, where)
     skipped = (*_VAE_FIXED, *_VAE_IGNORED)
     own = {k: v for k, v in _without_private(values).items() if k not in skipped}
@@ -112,7 +128,15 @@ def encoder_config_in(component: Path) -> GptOssConfig:
     Raises:
         ConfigError: absent, damaged, of another model, or a setting is out of range.
     """
-    values, where = _read(component / "config.json")
+    return encoder_config_from(*read_settings_file(component / "config.json"))
+
+
+def encoder_config_from(values: Mapping[str, Any], where: str) -> GptOssConfig:
+    """A text encoder's published settings, wherever they were written.
+
+    Raises:
+        ConfigError: of another model, or a setting is out of range.
+    """
     if values.get("model_type", "gpt_oss") != "gpt_oss":
         raise ConfigError(
             f"{where}: model_type is {values['model_type']!r}, expected 'gpt_oss'",
@@ -134,7 +158,7 @@ def check_model_index(folder: Path) -> None:
     path = folder / "model_index.json"
     if not path.exists():
         return
-    values, where = _read(path)
+    values, where = read_settings_file(path)
     name = values.get("_class_name")
     if name != MODEL_INDEX["_class_name"]:
         raise CheckpointError(
@@ -150,7 +174,7 @@ def check_scheduler(folder: Path) -> None:
     """
     path = folder / SCHEDULER / "scheduler_config.json"
     if path.exists():
-        values, where = _read(path)
+        values, where = read_settings_file(path)
         _require(values, _SCHEDULER_FIXED, where)
 
 
@@ -162,6 +186,18 @@ def check_tokenizer(folder: Path) -> None:
     """
     if not (folder / TOKENIZER / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder / TOKENIZER}: tokenizer.json is missing")
+
+
+def read_settings_file(path: Path) -> tuple[dict[str, Any], str]:
+    """The settings in a JSON file, and where they stand, for messages.
+
+    Raises:
+        ConfigError: absent, damaged, or no object.
+    """
+    values = read_json(path, limit_bytes=_CONFIG_LIMIT_BYTES)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected an object with settings")
+    return cast("dict[str, Any]", values), str(path)
 
 
 def component_folder(config: ComponentConfig) -> str:
@@ -192,6 +228,8 @@ def _encoder_json(config: GptOssConfig) -> dict[str, Any]:
     values = to_mapping(config)
     yarn = values.pop("yarn")
     packed = values.pop("packed_experts")
+    if values.pop("packing") != "mxfp4" and packed:
+        raise ValueError("the published layout has no NVFP4 experts; decode them first")
     values |= {
         "architectures": ["GptOssForCausalLM"],
         "attention_bias": True,
@@ -214,13 +252,6 @@ def _encoder_json(config: GptOssConfig) -> dict[str, Any]:
         kept.append("lm_head")
         values["quantization_config"] = {"modules_to_not_convert": kept, "quant_method": "mxfp4"}
     return dict(sorted(values.items()))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    values = read_json(path, limit_bytes=_CONFIG_LIMIT_BYTES)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected an object with settings")
-    return cast("dict[str, Any]", values), str(path)
 
 
 def _without_private(values: Mapping[str, Any]) -> dict[str, Any]:

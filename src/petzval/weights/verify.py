@@ -15,7 +15,8 @@ from petzval.errors import CheckpointError, ConfigError
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
-from petzval.weights.checkpoint import check_fit, match_packing
+from petzval.weights.checkpoint import check_fit
+from petzval.weights.component import match_packing
 from petzval.weights.manifest import expected_tensors, find_problems
 from petzval.weights.mxfp4 import NAN_SCALE
 from petzval.weights.published import (
@@ -123,7 +124,11 @@ def verify_checkpoint(
         and isinstance(encoder, GptOssConfig)
         and isinstance(vae, AutoencoderConfig)
     ):
-        _collect(problems, lambda place: check_fit(place, denoiser, encoder, vae), folder)
+        _collect(
+            problems,
+            lambda place: check_fit(str(place / DENOISER / "config.json"), denoiser, encoder, vae),
+            folder,
+        )
     return VerifyReport(folder=folder, components=tuple(reports), problems=tuple(problems))
 
 

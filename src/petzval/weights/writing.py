@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +44,18 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Component:
-    """One network to be written: what it is, and its numbers by published key."""
+    """One network to be written: what it is, and its numbers by published key.
+
+    Attributes:
+        state: the numbers; or, where there is `read`, tensors on the meta device that say their
+            shapes and types alone.
+        read: gives the numbers of a key when they are written, so that no more than one tensor
+            is held.
+    """
 
     config: ComponentConfig
     state: Mapping[str, Tensor]
+    read: Callable[[str], Tensor] | None = None
 
     @classmethod
     def of(
@@ -86,7 +94,7 @@ def save_component(
 def save_checkpoint(
     folder: str | Path,
     components: Sequence[Component],
-    tokenizer_folder: str | Path,
+    tokenizer: str | Path | bytes,
     *,
     extra_files: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -97,7 +105,7 @@ def save_checkpoint(
     Args:
         folder: where to; its parents are made.
         components: denoiser, text encoder and autoencoder.
-        tokenizer_folder: its files are copied.
+        tokenizer: a folder, whose files are copied; or the content of `tokenizer.json`.
         extra_files: further text files by relative name (card, licences).
         max_shard_bytes: larger components are split into shards with an index.
         overwrite: replace what is there.
@@ -118,7 +126,11 @@ def save_checkpoint(
         _write_text(partial / "model_index.json", _json(MODEL_INDEX))
         (partial / SCHEDULER).mkdir()
         _write_text(partial / SCHEDULER / "scheduler_config.json", _json(SCHEDULER_CONFIG))
-        shutil.copytree(tokenizer_folder, partial / TOKENIZER)
+        if isinstance(tokenizer, bytes):
+            (partial / TOKENIZER).mkdir()
+            (partial / TOKENIZER / "tokenizer.json").write_bytes(tokenizer)
+        else:
+            shutil.copytree(tokenizer, partial / TOKENIZER)
         for name, text in (extra_files or {}).items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write_text(partial / name, text)
@@ -162,13 +174,23 @@ def save_with_denoiser(
 
 
 def write_safetensors(
-    file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    file: Path,
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    read: Callable[[str], Tensor] | None = None,
 ) -> None:
     """One safetensors file, tensor by tensor: no second copy of the whole is held.
 
     Wider types come first and the data starts at a multiple of 64 bytes, so that every tensor is
     aligned when the file is mapped. A file that is there is replaced, not written over: tensors
     may still be mapped from it, perhaps the very ones that are written.
+
+    Args:
+        file: where to.
+        state: the numbers, or their shapes and types where `read` gives the numbers.
+        metadata: texts for the header.
+        read: see `Component.read`.
     """
     order = sorted(state, key=lambda key: (-state[key].element_size(), key))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
@@ -184,16 +206,24 @@ def write_safetensors(
         position = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    with replacing_file(file) as partial, partial.open("xb") as opened:
+        opened.write(len(text).to_bytes(8, "little"))
+        opened.write(text)
+        for key in order:
+            tensor = state[key] if read is None else read(key)
+            assert (tensor.dtype, tensor.shape) == (state[key].dtype, state[key].shape), key
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            opened.write(flat.view(torch.uint8).numpy().data)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+@contextmanager
+def replacing_file(file: Path) -> Generator[Path]:
+    """A place to write to, which becomes `file` only when the block ends well."""
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with partial.open("xb") as opened:
-            opened.write(len(text).to_bytes(8, "little"))
-            opened.write(text)
-            for key in order:
-                flat = state[key].detach().cpu().contiguous().reshape(-1)
-                opened.write(flat.view(torch.uint8).numpy().data)
-            opened.flush()
-            os.fsync(opened.fileno())
+        yield partial
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -203,12 +233,12 @@ def _write_component(folder: Path, component: Component, max_shard_bytes: int) -
     stem = file_stem(component.config)
     shards = _split(component.state, max_shard_bytes)
     if len(shards) == 1:
-        write_safetensors(folder / f"{stem}.safetensors", shards[0])
+        write_safetensors(folder / f"{stem}.safetensors", shards[0], read=component.read)
     else:
         places: dict[str, str] = {}
         for i, shard in enumerate(shards, start=1):
             name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
-            write_safetensors(folder / name, shard)
+            write_safetensors(folder / name, shard, read=component.read)
             places |= dict.fromkeys(shard, name)
         total = sum(tensor.nbytes for tensor in component.state.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}

@@ -1,0 +1,95 @@
+"""`petzval convert`, and drawing from what it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.weights.formats import comfyui_encoder, original_vae, saved, settings
+
+SMALL = ("--size", "64x48", "--steps", "2", "--guidance", "1", "--device", "cpu")
+
+
+def test_there_and_back_draws_the_same_picture(run: Run, golden_checkpoint: Path) -> None:
+    assert run("convert", golden_checkpoint, "lens.safetensors", "--to", "comfyui")[:2] == (
+        0,
+        "lens.safetensors\n",
+    )
+    assert run("convert", golden_checkpoint, "vae.st", "--to", "comfyui", "--part", "vae")[0] == 0
+    saved(Path("encoder"), comfyui_encoder(), settings("encoder"))
+    Path("petzval.toml").write_text(
+        f'model = "{golden_checkpoint}"\ndenoiser = "lens.safetensors"\nvae = "vae.st"\n',
+        encoding="utf-8",
+    )
+    code, out, err = run("convert", "petzval.toml", "folder", "--dtype", "float32")
+    assert (code, out) == (0, "folder\n"), err
+    for name, words in {
+        "whole.png": ("--model", golden_checkpoint),
+        "folder.png": ("--model", "folder"),
+        "options.png": (
+            *("--denoiser", "lens.safetensors", "--vae", "vae.st"),
+            *("--encoder", golden_checkpoint, "--tokenizer", golden_checkpoint),
+        ),
+    }.items():
+        code, _, err = run("generate", "a fox", *words, *SMALL, "--out", name)
+        assert (code, err) == (0, ""), err
+    assert len({_pixels(name) for name in ("whole.png", "folder.png", "options.png")}) == 1
+
+
+def _pixels(name: str) -> bytes:
+    from PIL import Image
+
+    with Image.open(name) as picture:
+        return picture.tobytes()
+
+
+def test_one_part_of_a_file(run: Run) -> None:
+    saved(Path("v"), original_vae(), settings("vae"))
+    code, out, err = run("convert", "v", "vae", "--dtype", "bfloat16")
+    assert (code, out) == (0, "vae\n"), err
+    assert sorted(path.name for path in Path("vae").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    # Again, over it.
+    code, out, err = run("convert", "v", "vae")
+    assert (code, out) == (2, "")
+    assert "vae: already exists; nothing was written" in err
+    assert "--overwrite" in err
+    assert run("convert", "v", "vae", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("v", "out", "--to", "zip"), "unknown format 'zip'"),
+        (("v", "out", "--part", "unet"), "unknown part 'unet'"),
+        (("v", "out", "--dtype", "int8"), "unknown dtype 'int8'"),
+        (("v", "out", "--to", "gguf-q8_0"), "the vae is not written as gguf-q8_0"),
+        (("v", "out", "--part", "denoiser"), "this is an autoencoder, expected a denoiser"),
+        (("lens-turbo", "out"), "lens-turbo is not on this machine"),
+        (("nothing", "out"), "unknown model 'nothing'"),
+    ],
+)
+def test_a_mistake_is_one_line_a_hint_and_exit_code_two(
+    run: Run, words: tuple[str, ...], message: str
+) -> None:
+    saved(Path("v"), original_vae(), settings("vae"))
+    code, out, err = run("convert", *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("error: ") == 1
+    assert not Path("out").exists()
+    assert not list(Path().glob(".*.partial"))
+
+
+def test_drawing_from_parts_that_are_not_enough(run: Run) -> None:
+    saved(Path("v"), original_vae(), settings("vae"))
+    code, _, err = run("generate", "a fox", "--vae", "v", *SMALL)
+    assert code == 2
+    assert "no denoiser and no encoder is named" in err
+    code, _, err = run("generate", "a fox", "--vae", "gone", *SMALL)
+    assert code == 2
+    assert "the vae 'gone' does not exist" in err

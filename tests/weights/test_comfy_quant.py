@@ -1,0 +1,101 @@
+"""Quantised layers that are damaged are refused by file and key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from petzval.errors import CheckpointError
+from petzval.weights.comfy_quant import unpacked
+from petzval.weights.source import packings
+from petzval.weights.tensors import TensorSource
+from tests.weights.formats import Pack, mark, mxfp8, nvfp4, saved, scaled_fp8, unmarked
+
+WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(1))
+State = dict[str, Tensor]
+
+
+def without(name: str) -> Callable[[State], None]:
+    return lambda state: state.__delitem__(f"a.{name}")
+
+
+def instead(name: str, tensor: Tensor) -> Callable[[State], None]:
+    return lambda state: state.__setitem__(f"a.{name}", tensor)
+
+
+NAN_TILE = torch.full((128, 4), float("nan")).to(torch.float8_e4m3fn)
+
+DAMAGE: list[tuple[Pack, Callable[[State], None], str]] = [
+    (scaled_fp8, without("weight"), "key 'a.comfy_quant' has no 'a.weight' beside it"),
+    (scaled_fp8, instead("weight_scale", torch.tensor(float("nan"))), "scales that are no numbers"),
+    (scaled_fp8, instead("weight_scale", torch.zeros(7)), "expected 1 or 48 floats"),
+    (scaled_fp8, instead("weight_scale", torch.zeros(1).int()), "is [1] of I32"),
+    (scaled_fp8, instead("scale_weight", torch.ones(1)), "says the same as"),
+    (scaled_fp8, instead("weight", WEIGHT), "has dtype F32, expected F8_E4M3"),
+    (scaled_fp8, instead("weight", torch.zeros(4).to(torch.float8_e4m3fn)), "has shape [4]"),
+    (scaled_fp8, instead("comfy_quant", mark(format="int8_tensorwise")), "as 'int8_tensorwise'"),
+    (scaled_fp8, instead("comfy_quant", mark(format="mxfp8", convrot=True)), "setting 'convrot'"),
+    (scaled_fp8, instead("comfy_quant", mark()), "is stored as None"),
+    (scaled_fp8, instead("comfy_quant", torch.tensor([123, 34], dtype=torch.uint8)), "comfy_quant"),
+    (scaled_fp8, instead("comfy_quant", torch.zeros(3)), "is no text in bytes"),
+    (unmarked(scaled_fp8), instead("weight", WEIGHT.bfloat16()), "a format that is not known"),
+    (mxfp8, without("weight_scale"), "is mxfp8 without a.weight_scale"),
+    (mxfp8, instead("weight_scale", torch.zeros(128, 8, dtype=torch.uint8)), "expected [128, 4]"),
+    (mxfp8, instead("weight_scale", torch.zeros(128, 4)), "of F32, expected [128, 4] of U8"),
+    (mxfp8, instead("weight", torch.zeros(48, 40).to(torch.float8_e4m3fn)), "no multiple of mxfp8"),
+    (nvfp4, without("weight_scale_2"), "is nvfp4 without a.weight_scale_2"),
+    (nvfp4, instead("weight_scale_2", torch.zeros(3)), "expected 1 floats"),
+    (nvfp4, instead("weight_scale_2", torch.tensor(float("inf"))), "scales that are no numbers"),
+    (nvfp4, instead("weight", torch.zeros(48, 3, dtype=torch.uint8)), "no multiple of nvfp4's 16"),
+]
+
+
+@pytest.mark.parametrize(("pack", "damage", "message"), DAMAGE, ids=[d[2] for d in DAMAGE])
+def test_damage_is_found_before_a_weight_is_read(
+    tmp_path: Path, pack: Pack, damage: Callable[[State], None], message: str
+) -> None:
+    state = pack("a", WEIGHT)
+    damage(state)
+    file = saved(tmp_path / "x", state)
+    with pytest.raises(CheckpointError) as caught:
+        unpacked(TensorSource.open(file))
+    assert message in caught.value.message
+    assert str(file) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("pack", "scales"),
+    [(nvfp4, NAN_TILE), (mxfp8, torch.full((128, 4), 255, dtype=torch.uint8))],
+)
+def test_block_scales_that_are_no_numbers_are_found_when_they_are_read(
+    tmp_path: Path, pack: Pack, scales: Tensor
+) -> None:
+    state = pack("a", WEIGHT) | {"a.weight_scale": scales}
+    source = unpacked(TensorSource.open(saved(tmp_path / "x", state)))
+    with pytest.raises(CheckpointError, match=r"'a\.weight_scale' holds scales that are no num"):
+        source.read("a.weight")
+
+
+def test_exponents_may_be_called_what_they_are(tmp_path: Path) -> None:
+    state = mxfp8("a", WEIGHT)
+    plain = unpacked(TensorSource.open(saved(tmp_path / "x", state))).read("a.weight")
+    state["a.weight_scale"] = state["a.weight_scale"].view(torch.float8_e8m0fnu)
+    typed = unpacked(TensorSource.open(saved(tmp_path / "y", state)))
+    assert torch.equal(typed.read("a.weight"), plain)
+    assert packings(typed) == ("mxfp8",)
+
+
+def test_nothing_quantised_is_passed_through(tmp_path: Path) -> None:
+    source = TensorSource.open(saved(tmp_path / "x", {"a.weight": WEIGHT}))
+    assert unpacked(source) is source
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"layers": 3}'])
+def test_metadata_that_is_damaged(tmp_path: Path, text: str) -> None:
+    source = TensorSource.open(saved(tmp_path / "x", {"a.weight": WEIGHT}))
+    with pytest.raises(CheckpointError, match="_quantization_metadata"):
+        unpacked(source, {"_quantization_metadata": text})
