@@ -78,7 +78,16 @@ def read_denoiser_config(folder: Path) -> MMDiTConfig:
     Raises:
         ConfigError: absent, damaged, or a setting is unknown or out of range.
     """
-    values, where = _read(folder / DENOISER / "config.json")
+    return denoiser_config_in(folder / DENOISER)
+
+
+def denoiser_config_in(component: Path) -> MMDiTConfig:
+    """`config.json` of a denoiser's own folder.
+
+    Raises:
+        ConfigError: as `read_denoiser_config`.
+    """
+    values, where = _read(component / "config.json")
     return from_mapping(MMDiTConfig, _without_private(values), where=where)
 
 
@@ -88,7 +97,16 @@ def read_vae_config(folder: Path) -> AutoencoderConfig:
     Raises:
         ConfigError: as `read_denoiser_config`, or another kind of autoencoder.
     """
-    values, where = _read(folder / VAE / "config.json")
+    return vae_config_in(folder / VAE)
+
+
+def vae_config_in(component: Path) -> AutoencoderConfig:
+    """`config.json` of an autoencoder's own folder.
+
+    Raises:
+        ConfigError: as `read_vae_config`.
+    """
+    values, where = _read(component / "config.json")
     _require(values, _VAE_FIXED, where)
     skipped = (*_VAE_FIXED, *_VAE_IGNORED)
     own = {k: v for k, v in _without_private(values).items() if k not in skipped}

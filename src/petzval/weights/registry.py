@@ -260,6 +260,30 @@ def find_mirror(name: str) -> Mirror:
     )
 
 
+def checkpoint_of(repository: str, revision: str = DEFAULT_REVISION) -> Mirror:
+    """A mirror for a repository that a person names, in the published layout; nothing is known.
+
+    Raises:
+        RequestError: the repository is not owner/name, or the revision no branch or commit.
+    """
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
+        raise RequestError(f"{repository[:80]!r} is neither a folder nor owner/name")
+    if not re.fullmatch(r"[\w.-]{1,100}", revision, re.ASCII) or ".." in revision:
+        raise RequestError(f"revision {revision[:80]!r} is neither a branch nor a commit")
+    published = next(m for m in _built_in().values() if m.holds == "checkpoint")
+    return Mirror(
+        name=repository,
+        title="a repository by its name",
+        holds="checkpoint",
+        repository=repository,
+        revision=revision,
+        provenance="named by the caller; nothing is known of it here",
+        licences=(),
+        files=published.files,
+        known={},
+    )
+
+
 @cache
 def _built_in() -> dict[str, Mirror]:
     return read_registry(_BUILT_IN)
