@@ -5,6 +5,7 @@
     │   └── ResolutionError     … because of its size
     ├── ConfigError             a setting is unknown, missing or of the wrong kind
     ├── CheckpointError         files of a checkpoint are missing, damaged or of another shape
+    ├── DownloadError           weights cannot be fetched, or are not what was promised
     ├── DataError               a corpus, a sprite library or a packaged set cannot be read
     ├── TrainingError           a run cannot start, go on or be resumed
     ├── NumericsError           a number stopped being finite while a picture was made
@@ -48,6 +49,10 @@ class ConfigError(PetzvalError):
 
 class CheckpointError(PetzvalError):
     """A checkpoint is refused whole: the message names the file and the key."""
+
+
+class DownloadError(PetzvalError):
+    """A download is refused or fails; the message names the file or the repository."""
 
 
 class DataError(PetzvalError):

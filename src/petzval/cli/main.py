@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "generate": "Draw pictures from prompts.",
     "show": "Print the recipe inside a picture.",
     "models": "List the models, where they are and what they need.",
+    "pull": "Fetch weights from a mirror, proven, with their licence shown first.",
     "doctor": "Report versions, devices, memory and kernels, with reasons.",
     "convert": "Write a model or one of its parts in another format.",
     "verify": "Check a checkpoint, and its results against recorded ones.",

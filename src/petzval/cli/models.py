@@ -44,7 +44,7 @@ def models(
     table = Table("model", "what", "steps", "guidance", "size", "needs", "where", box=None)
     for row in rows:
         disk = f"{_size(int(row['disk_bytes'] or 0))} on disk"
-        where = row["folder"] or "not here; name its folder, or set PETZVAL_MODELS"
+        where = row["folder"] or f"not here; petzval pull {row['name']}"
         cells = (row["name"], row["title"], row["steps"], row["guidance"], row["base"])
         table.add_row(*(str(cell) for cell in cells), f"{disk}, {row['memory']}", str(where))
     print_table(table)

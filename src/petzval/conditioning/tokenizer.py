@@ -88,6 +88,11 @@ class PromptTokenizer:
             )
 
     @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self._path.parent
+
+    @property
     def num_ids(self) -> int:
         """One more than the largest id; the encoder's embedding must have as many rows."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1

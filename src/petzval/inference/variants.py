@@ -15,6 +15,8 @@ from petzval.inference.parts import NO_PARTS, SUFFIX, Parts, read_parts
 from petzval.inference.paths import user_path
 from petzval.inference.recipe import MAX_GUIDANCE, MAX_STEPS
 from petzval.resolution import PRESETS
+from petzval.weights.hub_cache import snapshots
+from petzval.weights.registry import Mirror, mirrors
 
 MODELS_VARIABLE = "PETZVAL_MODELS"
 """Environment variable that names a folder of checkpoint folders."""
@@ -50,7 +52,8 @@ class Variant:
     """A published or shipped checkpoint.
 
     Attributes:
-        repository: where it was published; looked up in Hugging Face's local cache.
+        repository: where it was published; it and its mirrors are looked up in Hugging Face's
+            local cache.
         disk_bytes: of the files as published.
         memory: what it takes to run, in words.
     """
@@ -148,8 +151,9 @@ def locate(name_or_path: str | Path | None, parts: Parts = NO_PARTS) -> Located:
     """Find a checkpoint by the name of its variant, or take the folder or TOML that is named.
 
     A variant is looked for inside the package, then in the folder that `PETZVAL_MODELS` names, then
-    in Hugging Face's cache. A path has to look like one or exist; its defaults are those of its
-    `petzval.json`, or of the variant it is called after, or those of Lens.
+    in Hugging Face's cache; so is a mirror of `petzval pull` that holds a whole checkpoint. A path
+    has to look like one or exist; its defaults are those of its `petzval.json`, or of the variant
+    it is called after, or those of Lens.
 
     Args:
         name_or_path: the checkpoint; None where `parts` name every network.
@@ -157,7 +161,7 @@ def locate(name_or_path: str | Path | None, parts: Parts = NO_PARTS) -> Located:
 
     Raises:
         RequestError: neither a variant nor a folder; or a path with the home of an unknown user.
-        CheckpointError: a variant whose weights are not on this machine.
+        CheckpointError: a variant or a mirror whose weights are not on this machine.
         ConfigError: the checkpoint's `petzval.json` is damaged.
     """
     if name_or_path is None:
@@ -181,6 +185,9 @@ def _locate(name_or_path: str | Path) -> Located:
             if (folder / _LAYOUT_FILE).is_file():
                 return Located(name=variant.name, base=folder, defaults=_defaults(folder, variant))
         raise _absent(variant)
+    mirror = mirrors().get(text.lower())
+    if mirror is not None and not Path(text).exists():
+        return _locate_mirror(mirror)
     folder = user_path(text)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
@@ -230,19 +237,31 @@ def places(variant: Variant) -> Iterator[Path]:
     if models:
         yield user_path(models) / variant.name
     if variant.repository is not None:
-        yield from _cached_snapshots(variant.repository)
+        copies = (m.repository for m in mirrors().values() if m.model == variant.name)
+        for repository in dict.fromkeys((variant.repository, *copies)):
+            yield from snapshots(repository)
 
 
-def _cached_snapshots(repository: str) -> Iterator[Path]:
-    """Snapshots of a repository in Hugging Face's cache, the one `main` names first."""
-    home = user_path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
-    cache = user_path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    entry = cache / f"models--{repository.replace('/', '--')}"
-    main = entry / "refs" / "main"
-    if main.is_file():
-        yield entry / "snapshots" / main.read_text().strip()
-    if (entry / "snapshots").is_dir():
-        yield from sorted((entry / "snapshots").iterdir())
+def _locate_mirror(mirror: Mirror) -> Located:
+    """A checkpoint by the name of its mirror.
+
+    Raises:
+        RequestError: the mirror holds a part of a checkpoint.
+        CheckpointError: it was not fetched.
+    """
+    if mirror.holds != "checkpoint":
+        raise RequestError(
+            f"{mirror.name} is a {mirror.holds} alone, not a whole checkpoint",
+            f"`petzval pull {mirror.name}` prints where it lies",
+        )
+    for folder in snapshots(mirror.repository):
+        if (folder / _LAYOUT_FILE).is_file():
+            variant = VARIANTS.get(mirror.model or "", VARIANTS["lens"])
+            name = _name(folder) or mirror.model or mirror.name
+            return Located(name=name, folder=folder, defaults=_defaults(folder, variant))
+    raise CheckpointError(
+        f"{mirror.name} is not on this machine", f"`petzval pull {mirror.name}` fetches it"
+    )
 
 
 def _defaults(folder: Path, variant: Variant) -> Defaults:
@@ -286,6 +305,6 @@ def _absent(variant: Variant) -> CheckpointError:
         )
     return CheckpointError(
         f"{variant.name} is not on this machine",
-        f"put its folder at ${MODELS_VARIABLE}/{variant.name}, or name the folder itself; "
-        "`petzval models` shows where it is looked for",
+        f"`petzval pull {variant.name}` fetches it; or put its folder at "
+        f"${MODELS_VARIABLE}/{variant.name}, or name the folder itself",
     )

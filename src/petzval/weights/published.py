@@ -78,7 +78,16 @@ def read_denoiser_config(folder: Path) -> MMDiTConfig:
     Raises:
         ConfigError: absent, damaged, or a setting is unknown or out of range.
     """
-    return denoiser_config_from(*read_settings_file(folder / DENOISER / "config.json"))
+    return denoiser_config_in(folder / DENOISER)
+
+
+def denoiser_config_in(component: Path) -> MMDiTConfig:
+    """`config.json` of a denoiser's own folder.
+
+    Raises:
+        ConfigError: as `read_denoiser_config`.
+    """
+    return denoiser_config_from(*read_settings_file(component / "config.json"))
 
 
 def read_vae_config(folder: Path) -> AutoencoderConfig:
@@ -87,7 +96,16 @@ def read_vae_config(folder: Path) -> AutoencoderConfig:
     Raises:
         ConfigError: as `read_denoiser_config`, or another kind of autoencoder.
     """
-    return vae_config_from(*read_settings_file(folder / VAE / "config.json"))
+    return vae_config_in(folder / VAE)
+
+
+def vae_config_in(component: Path) -> AutoencoderConfig:
+    """`config.json` of an autoencoder's own folder.
+
+    Raises:
+        ConfigError: as `read_vae_config`.
+    """
+    return vae_config_from(*read_settings_file(component / "config.json"))
 
 
 def denoiser_config_from(values: Mapping[str, Any], where: str) -> MMDiTConfig:
