@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from petzval.inference.request import GeneratedImage
+from petzval.shapes import LatentTokens
 
 Pixels: TypeAlias = UInt8[np.ndarray, "batch height width 3"]
 """8-bit RGB pictures."""
@@ -26,6 +27,9 @@ class StepEvent:
         sigma: noise level after the step; 0 after the last one.
         images: the finished pictures, with the last step only.
         preview: call it for the pictures as they look from here (a decode: not free).
+        estimate: call it for the same as normalised tokens, which a `PreviewStream` makes small
+            pictures of at next to no cost.
+        grid: (height, width) of the tokens.
     """
 
     indices: tuple[int, ...]
@@ -34,6 +38,8 @@ class StepEvent:
     sigma: float
     images: tuple[GeneratedImage, ...]
     preview: Callable[[], Pixels]
+    estimate: Callable[[], LatentTokens]
+    grid: tuple[int, int]
 
 
 class StageClock:

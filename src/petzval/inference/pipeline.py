@@ -344,6 +344,8 @@ class Pipeline:
             sigma=step.sigma_next,
             images=finished,
             preview=lambda: self._pixels(step.data_estimate, plan),
+            estimate=lambda: step.data_estimate,
+            grid=plan.resolution.grid,
         )
 
     def _finish(
