@@ -13,7 +13,13 @@ from torch import Tensor
 from petzval.inference import projection
 from petzval.inference.dead_leaves import dead_leaves
 from petzval.inference.pipeline import Pipeline
-from petzval.inference.projection import LatentProjection, fingerprint, fit, projection_for
+from petzval.inference.projection import (
+    LatentProjection,
+    find_projection,
+    fingerprint,
+    fit,
+    make_projection,
+)
 from petzval.models.latents import normalise, patchify
 from petzval.models.vae import Autoencoder, AutoencoderConfig
 
@@ -46,11 +52,12 @@ def _tokens(autoencoder: Autoencoder, images: Tensor) -> Tensor:
 
 
 def test_the_preview_of_every_step_looks_like_the_decoded_picture(mini: Pipeline) -> None:
-    shipped = projection_for(mini.autoencoder)
+    mini.previews.begin()
     seen: list[float] = []
     for event in mini.steps(PROMPTS, steps=4, size="256x192"):
         decoded = torch.from_numpy(event.preview()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        small = shipped(event.estimate(), event.grid).clamp(-1, 1)
+        assert event.small_preview is not None
+        small = torch.from_numpy(event.small_preview()).permute(0, 3, 1, 2).float() / 127.5 - 1
         assert small.shape == (1, 3, 96, 128)
         seen.append(_correlation(small, F.avg_pool2d(decoded, 2)))
     assert len(seen) == 12
@@ -63,7 +70,7 @@ def test_the_one_that_ships_is_minis(mini: Pipeline, cache: Path) -> None:
         "mini has another autoencoder: run python -m petzval.inference.projection"
     )
     assert (projection._shipped() / name).stat().st_size < 20_000
-    projection_for(mini.autoencoder)
+    assert find_projection(mini.autoencoder) is not None
     assert not cache.exists()
 
 
@@ -87,19 +94,21 @@ def _raw_statistics(autoencoder: Autoencoder) -> tuple[Tensor, Tensor]:
 
 def test_an_unknown_autoencoder_gets_its_own_once(cache: Path) -> None:
     autoencoder = _flux_layout()
-    first = projection_for(autoencoder)
+    assert find_projection(autoencoder) is None
+    first = make_projection(autoencoder)
     kept = cache / f"{fingerprint(autoencoder)}.safetensors"
     assert kept.is_file()
     unseen = dead_leaves(1, 64, seed=9)
     small = first(_tokens(autoencoder, unseen), (4, 4))
     decoded = F.avg_pool2d(autoencoder.decode(autoencoder.encode(unseen)), 2)
     assert _correlation(small, decoded) > 0.5  # a random decoder is far from smooth
-    again = projection_for(autoencoder)
+    again = find_projection(autoencoder)
+    assert again is not None
     assert torch.allclose(first.weight, again.weight, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])
-def test_a_damaged_file_is_made_again(cache: Path, content: bytes | None) -> None:
+def test_a_damaged_file_counts_as_absent(cache: Path, content: bytes | None) -> None:
     autoencoder = _flux_layout()
     kept = cache / f"{fingerprint(autoencoder)}.safetensors"
     kept.parent.mkdir(parents=True)
@@ -113,9 +122,9 @@ def test_a_damaged_file_is_made_again(cache: Path, content: bytes | None) -> Non
         )
         content = other.to_bytes()
     kept.write_bytes(content)
-    found = projection_for(autoencoder)
-    assert found.weight.shape == (48, 32, 3, 3)
-    assert kept.read_bytes() != content
+    assert find_projection(autoencoder) is None
+    make_projection(autoencoder)
+    assert find_projection(autoencoder) is not None
 
 
 def test_a_cache_that_cannot_be_written_is_gone_without(
@@ -123,7 +132,7 @@ def test_a_cache_that_cannot_be_written_is_gone_without(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv(projection.CACHE_VARIABLE, str(tmp_path / "file"))
-    assert projection_for(_flux_layout()).weight.shape == (48, 32, 3, 3)
+    assert make_projection(_flux_layout()).weight.shape == (48, 32, 3, 3)
 
 
 def test_a_fit_is_the_same_twice() -> None:

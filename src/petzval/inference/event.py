@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from petzval.inference.request import GeneratedImage
-from petzval.shapes import LatentTokens
 
 Pixels: TypeAlias = UInt8[np.ndarray, "batch height width 3"]
 """8-bit RGB pictures."""
@@ -27,9 +26,9 @@ class StepEvent:
         sigma: noise level after the step; 0 after the last one.
         images: the finished pictures, with the last step only.
         preview: call it for the pictures as they look from here (a decode: not free).
-        estimate: call it for the same as normalised tokens, which a `PreviewStream` makes small
-            pictures of at next to no cost.
-        grid: (height, width) of the tokens.
+        small_preview: call it for small, rough ones, nearly free; None where there are none.
+        finish: where decoding was left to the consumer, with the last step only: call it for the
+            finished pictures, from any thread; `images` is empty then.
     """
 
     indices: tuple[int, ...]
@@ -38,8 +37,8 @@ class StepEvent:
     sigma: float
     images: tuple[GeneratedImage, ...]
     preview: Callable[[], Pixels]
-    estimate: Callable[[], LatentTokens]
-    grid: tuple[int, int]
+    small_preview: Callable[[], Pixels] | None = None
+    finish: Callable[[], tuple[GeneratedImage, ...]] | None = None
 
 
 class StageClock:

@@ -128,10 +128,13 @@ def read_recipe(path: str | Path) -> Recipe:
     return recipe_from_json(text, where=str(path))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write a file whole: a temporary one beside it is renamed, and removed on any failure.
 
     Folders on the way are made.
+
+    Args:
+        durable: return only when the file would survive a power failure.
 
     Raises:
         RequestError: the folder or the file cannot be written; nothing is left behind.
@@ -147,13 +150,28 @@ def write_atomically(path: Path, data: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
+            if durable:
+                _sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder last; systems that cannot open one do so by themselves."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def output_error(path: Path, error: OSError) -> RequestError:

@@ -1,27 +1,22 @@
-"""Small pictures of what is being made, without the work waiting for them.
+"""Small pictures of what is being made, at next to no cost and without the work waiting for them.
 
-The one who draws *offers* each step's estimate and goes on at once. A thread of its own projects
-the newest one of each picture to colours and encodes it; what it had no time for is left out. On an
-accelerator only that thread waits for the numbers to come back.
+A step hands out a function, and whoever calls it, in whatever thread, pays for the preview: a
+projection (`projection`) of the step's estimate in place of a decoding. Where a checkpoint's
+projection has yet to be fitted, a thread does that, and there are no previews until it is done.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 
 from petzval.inference.event import Pixels
 from petzval.inference.numerics import to_pixels
-from petzval.inference.projection import LatentProjection, projection_for
+from petzval.inference.projection import LatentProjection, find_projection, make_projection
 from petzval.models.vae import Autoencoder
 from petzval.shapes import LatentTokens
 
@@ -42,86 +37,48 @@ def preview_pixels(
     return to_pixels(small)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Offer:
-    tokens: Callable[[], Tensor]
-    grid: tuple[int, int]
-
-
-@dataclass(slots=True, eq=False)
-class _Shelf:
-    """What waits to be drawn, the newest of each key."""
-
-    offers: OrderedDict[Hashable, _Offer] = field(default_factory=OrderedDict[Hashable, _Offer])
-    closed: bool = False
-
-
-class PreviewStream:
-    """Previews of whatever is offered, delivered by a thread of its own.
+class SmallPreviews:
+    """The previews of one autoencoder's latents; none before `begin`, and none while it fits.
 
     Args:
-        autoencoder: whose latents are offered. Its projection is found or fitted by the thread, so
-            the first pictures of a new checkpoint may be finished before there is a preview.
-        deliver: called on the thread with the key, the row of the batch and a PNG's bytes.
+        autoencoder: its statistics name the projection, its decoder is what a new one is fitted to.
     """
 
-    def __init__(
-        self, autoencoder: Autoencoder, deliver: Callable[[Hashable, int, bytes], object]
-    ) -> None:
+    def __init__(self, autoencoder: Autoencoder) -> None:
         self._autoencoder = autoencoder
-        self._deliver = deliver
-        self._shelf = _Shelf()
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="previews", daemon=True)
-        self._thread.start()
+        self._projection: LatentProjection | None = None
+        self._fitting: threading.Thread | None = None
 
-    def offer(
-        self, key: Hashable, tokens: Callable[[], LatentTokens], grid: tuple[int, int]
-    ) -> None:
-        """Put what a step thinks on the shelf, in place of what the key had there before.
+    def begin(self) -> None:
+        """Find the projection; where there is none yet, a thread fits it."""
+        if self._projection is None and self._fitting is None:
+            self._projection = find_projection(self._autoencoder)
+        if self._projection is None and self._fitting is None:
+            self._fitting = threading.Thread(target=self._fit, name="petzval-fit", daemon=True)
+            self._fitting.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether there are previews, after at most so many seconds."""
+        if self._fitting is not None:
+            self._fitting.join(seconds)
+        return self._projection is not None
+
+    def of(
+        self, estimate: Callable[[], LatentTokens], grid: tuple[int, int]
+    ) -> Callable[[], Pixels] | None:
+        """The preview of an estimate, made when it is called; None where there are none.
 
         Args:
-            key: of the picture, or the batch.
-            tokens: gives normalised tokens, as `StepEvent.estimate` does.
+            estimate: gives the normalised tokens.
             grid: (height, width) in tokens.
         """
-        with self._changed:
-            if not self._shelf.closed:
-                self._shelf.offers[key] = _Offer(tokens, grid)
-                self._changed.notify()
+        projection = self._projection
+        if projection is None:
+            return None
+        return lambda: preview_pixels(projection, estimate(), grid)
 
-    def forget(self, key: Hashable) -> None:
-        """Take an offer back: the picture is finished or was cancelled."""
-        with self._changed:
-            self._shelf.offers.pop(key, None)
-
-    def close(self) -> None:
-        """End the thread, with what it is at; offers afterwards are not heard."""
-        with self._changed:
-            self._shelf.closed = True
-            self._shelf.offers.clear()
-            self._changed.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _run(self) -> None:
-        projection: LatentProjection | None = None
-        while (taken := self._take()) is not None:
-            key, offer = taken
-            try:
-                if projection is None:
-                    projection = projection_for(self._autoencoder)
-                pictures = preview_pixels(projection, offer.tokens(), offer.grid)
-                for row, pixels in enumerate(pictures):
-                    buffer = io.BytesIO()
-                    Image.fromarray(pixels).save(buffer, "PNG")
-                    self._deliver(key, row, buffer.getvalue())
-            except Exception:  # a preview is a courtesy: the picture goes on without
-                logger.exception("a preview could not be made")
-
-    def _take(self) -> tuple[Hashable, _Offer] | None:
-        """The offer that waited longest; None once closed."""
-        with self._changed:
-            while not self._shelf.offers and not self._shelf.closed:
-                self._changed.wait()
-            return None if self._shelf.closed else self._shelf.offers.popitem(last=False)
+    def _fit(self) -> None:
+        try:
+            self._projection = make_projection(self._autoencoder)
+        except Exception:  # a preview is a courtesy: pictures are made without
+            logger.exception("no previews: the projection could not be fitted")

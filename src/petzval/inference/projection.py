@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,20 +116,24 @@ def fit(autoencoder: Autoencoder, *, seed: int = 0) -> LatentProjection:
     )
 
 
-def projection_for(autoencoder: Autoencoder) -> LatentProjection:
-    """The projection of an autoencoder: shipped, kept from before, or fitted now and kept.
+def find_projection(autoencoder: Autoencoder) -> LatentProjection | None:
+    """The projection of an autoencoder that ships inside, or that was kept from before.
 
-    A file that is damaged or does not fit counts as absent; a folder that cannot be written is no
-    reason to go without.
+    A file that is damaged or does not fit counts as absent.
     """
     name = f"{fingerprint(autoencoder)}.safetensors"
-    for folder in _folders():
-        found = _read(folder / name, autoencoder)
-        if found is not None:
-            return found
+    found = (_read(folder / name, autoencoder) for folder in (_shipped(), _kept()))
+    return next((each for each in found if each is not None), None)
+
+
+def make_projection(autoencoder: Autoencoder) -> LatentProjection:
+    """Fit the projection of an autoencoder and keep it.
+
+    A folder that cannot be written is no reason to go without.
+    """
     made = fit(autoencoder)
     with contextlib.suppress(RequestError):
-        write_atomically(_kept() / name, made.to_bytes())
+        write_atomically(_kept() / f"{fingerprint(autoencoder)}.safetensors", made.to_bytes())
     return made.to(autoencoder.post_quant_conv.weight.device)
 
 
@@ -155,11 +158,6 @@ def _of(autoencoder: Autoencoder, weight: Tensor, bias: Tensor) -> LatentProject
         variance=statistics.running_var,
         eps=statistics.eps,
     )
-
-
-def _folders() -> Iterator[Path]:
-    yield _shipped()
-    yield _kept()
 
 
 def _shipped() -> Path:

@@ -1,0 +1,24 @@
+"""`/health`, `/ready` and `/metrics`: what machines that look after the server ask."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from petzval.server.errors import ApiError
+from petzval.server.state import TheStudio
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/health")
+def health() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+def ready(studio: TheStudio) -> dict[str, str]:
+    """The server accepts jobs."""
+    if studio.jobs.draining or not studio.engine.is_working:
+        raise ApiError(503, "not ready", kind="server_error", code="not_ready", retry_after=5)
+    return {"status": "ready"}

@@ -1,0 +1,112 @@
+"""A server as a process: the engine is loaded, the application runs, signals stop it gently."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+import uvicorn
+
+from petzval.errors import ServerError
+from petzval.inference.drawer import PipelineDrawer
+from petzval.inference.engine import CAPACITY, Engine
+from petzval.server.app import create_app
+from petzval.server.settings import ServerSettings
+from petzval.server.state import Studio
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What `petzval serve` was asked for.
+
+    Attributes:
+        models: names or folders; the first is the default.
+        loras: name → file.
+        device, dtype: as in `Pipeline.load`.
+        threads: torch's; None leaves the machine's default.
+        capacity, batch_size: of the engine.
+    """
+
+    settings: ServerSettings
+    models: tuple[str, ...] = ("mini",)
+    loras: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    capacity: int = CAPACITY
+    batch_size: int = 1
+
+
+def serve(serving: Serving, ready: Callable[[str], object]) -> None:
+    """Serve until a signal says stop.
+
+    Args:
+        ready: told the address once, when requests are answered.
+
+    Raises:
+        ServerError: the address cannot be listened at, or the folder cannot be used.
+        RequestError, CheckpointError: as `PipelineDrawer`.
+    """
+    settings = serving.settings
+    listening = _listen(settings)
+    if serving.threads is not None:
+        torch.set_num_threads(serving.threads)
+    drawer = PipelineDrawer(
+        serving.models,
+        loras=serving.loras,
+        device=serving.device,
+        dtype=serving.dtype,
+        batch_size=serving.batch_size,
+    )
+    engine = Engine([drawer], capacity=serving.capacity, batch_size=serving.batch_size)
+    app = create_app(settings, engine)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+    )
+    host, port = listening.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    _Server(config, app.state.studio, lambda: ready(address)).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and lets open streams end when it is to stop."""
+
+    def __init__(self, config: uvicorn.Config, studio: Studio, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._studio = studio
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if not self.should_exit:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._studio.jobs.draining = True
+        self._studio.hub.close()
+        super().handle_exit(sig, frame)
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((settings.host, settings.port))
+        listening.set_inheritable(True)
+    except OSError as error:
+        listening.close()
+        raise ServerError(
+            f"cannot listen at {settings.host}, port {settings.port}: {error.strerror or error}",
+            "choose another with --host or --port",
+        ) from error
+    return listening
