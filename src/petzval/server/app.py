@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -79,7 +79,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Clean up what was left behind, go on with unfinished jobs; at the end let pictures finish."""
     studio: Studio = app.state.studio
     await run_in_threadpool(studio.store.remove_orphans)

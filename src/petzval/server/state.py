@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -29,7 +29,7 @@ class Studio:
 
 def studio_of(request: Request) -> Studio:
     """The server that a request came to."""
-    return cast("Any", request.app).state.studio
+    return request.app.state.studio
 
 
 def caller_of(request: Request) -> Caller:
