@@ -55,7 +55,7 @@ def running(
 ) -> Generator[Running]:
     """Start a server and stop it gently at the end of the block."""
     drawer = drawer or ScriptedDrawer()
-    made = ServerSettings(folder=folder, port=0, drain_seconds=5, **settings)
+    made = ServerSettings(folder=folder, port=0, drain_seconds=5.0, **settings)
     app = create_app(made, Engine([drawer], **(engine or {})))
     started = threading.Event()
     urls: list[str] = []

@@ -26,7 +26,7 @@ _MADE_BY = MadeBy(
 
 @dataclass(kw_only=True, eq=False)
 class ScriptedDrawer:
-    """Draws pictures whose colour is their seed.
+    """Draws pictures whose left half has the colour of their seed, the right one its noise.
 
     Attributes:
         seconds: of a step.
@@ -90,4 +90,7 @@ class ScriptedDrawer:
 
 def _pixels(plan: GenerationPlan, image: PlannedImage) -> np.ndarray:
     height, width = plan.resolution.height, plan.resolution.width
-    return np.full((height, width, 3), image.seed % 256, np.uint8)
+    pixels = np.full((height, width, 3), image.seed % 256, np.uint8)
+    grain = np.random.default_rng(image.seed).integers(0, 256, (height, width // 2, 3), np.uint8)
+    pixels[:, width // 2 :] = grain[:, : width - width // 2]
+    return pixels

@@ -11,6 +11,7 @@ from petzval.inference.engine import Engine
 from petzval.server.events import Hub
 from petzval.server.jobs import Jobs
 from petzval.server.keys import Caller, Keys
+from petzval.server.links import Links
 from petzval.server.settings import ServerSettings
 from petzval.server.store import Store
 
@@ -24,6 +25,7 @@ class Studio:
     store: Store
     hub: Hub
     keys: Keys
+    links: Links
     jobs: Jobs
 
 
