@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from petzval.errors import PetzvalError, QueueFullError
 from petzval.inference.event import Pixels, StepEvent
@@ -47,6 +47,7 @@ _PREVIEW_BACKLOG = 8
 _SWEEP_SECONDS = 0.5
 
 
+@runtime_checkable
 class Drawer(Protocol):
     """What draws on one device; it is asked for one run of the sampler at a time."""
 

@@ -15,6 +15,9 @@ from petzval.inference.request import GeneratedImage
 Pixels: TypeAlias = UInt8[np.ndarray, "batch height width 3"]
 """8-bit RGB pictures."""
 
+PicturePixels: TypeAlias = UInt8[np.ndarray, "height width 3"]
+"""One of them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StepEvent:

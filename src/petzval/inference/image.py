@@ -63,11 +63,14 @@ def format_of(path: Path) -> str:
     return FORMATS[suffix]
 
 
-def encode(picture: Image.Image, recipe: Recipe, format: str) -> bytes:
+def encode(
+    picture: Image.Image, recipe: Recipe, format: str, *, quality: int | None = None
+) -> bytes:
     """The bytes of a file; the same picture and recipe give the same bytes.
 
     Args:
         format: "png", "jpeg" or "webp".
+        quality: 0 to 100, of JPEG and WebP; left out, JPEG takes 95 and WebP loses nothing.
 
     Raises:
         RequestError: unknown format, or the recipe does not fit into this one.
@@ -80,11 +83,13 @@ def encode(picture: Image.Image, recipe: Recipe, format: str) -> bytes:
     elif format in ("jpeg", "webp"):
         exif = _exif(recipe)
         if format == "webp":
-            picture.save(buffer, "WEBP", lossless=True, exif=exif)
+            loss = {"lossless": True} if quality is None else {"quality": quality}
+            picture.save(buffer, "WEBP", exif=exif, **loss)
         elif len(exif) > _JPEG_LIMIT_BYTES:
             raise RequestError("the recipe is too long for a JPEG", "write PNG or WebP")
         else:
-            picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
+            quality = QUALITY if quality is None else quality
+            picture.save(buffer, "JPEG", quality=quality, subsampling=0, exif=exif)
     else:
         known = ", ".join(sorted(set(FORMATS.values())))
         raise RequestError(f"unknown format {format!r}", f"formats are {known}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from petzval.inference.event import Pixels
+from petzval.inference.event import PicturePixels, Pixels
 from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.inference.request import GeneratedImage
 from petzval.inference.variants import Defaults
@@ -93,7 +93,7 @@ class Stepped:
     step: int
     num_steps: int
     preview: Callable[[], Pixels] | None = None
-    partial: Pixels | None = None
+    partial: PicturePixels | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,7 +21,8 @@ from petzval.server.events import Hub
 from petzval.server.guard import Guard
 from petzval.server.jobs import Jobs
 from petzval.server.keys import Keys
-from petzval.server.routes import jobs, models, page, pictures
+from petzval.server.links import Links
+from petzval.server.routes import images, jobs, links, models, page, pictures
 from petzval.server.routes import state as state_routes
 from petzval.server.schemas import ErrorAnswer
 from petzval.server.settings import ServerSettings
@@ -56,6 +57,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
         store=store,
         hub=hub,
         keys=Keys(store),
+        links=Links(settings.folder),
         jobs=Jobs(settings, store, engine, hub),
     )
     app = FastAPI(
@@ -68,8 +70,8 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
         responses=_ERRORS,
     )
     app.state.studio = studio
-    for router in (jobs.router, pictures.router, models.router, state_routes.router, page.router):
-        app.include_router(router)
+    for routes in (images, jobs, pictures, links, models, state_routes, page):
+        app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -79,7 +81,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Clean up what was left behind, go on with unfinished jobs; at the end let pictures finish."""
     studio: Studio = app.state.studio
     await run_in_threadpool(studio.store.remove_orphans)

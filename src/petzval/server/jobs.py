@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from petzval.server.errors import ApiError, api_error, error_body, not_found
 from petzval.server.events import Hub
 from petzval.server.keys import Caller
 from petzval.server.limits import RateLimit, check_size
-from petzval.server.schemas import ErrorDetail, Job, JobRequest, Picture, Progress
+from petzval.server.schemas import ErrorDetail, Job, JobRequest, LoraAsked, Picture, Progress
 from petzval.server.settings import ServerSettings
 from petzval.server.store import UNFINISHED, Store, new_id
 from petzval.server.tables import JobRow, PictureRow
@@ -152,6 +152,32 @@ class Jobs:
             self._ended(row, "cancelled", None)
         return row
 
+    def model(self, name: str | None, loras: Sequence[LoraAsked] = ()) -> OfferedModel:
+        """The model of that name or alias, or the default one, which has these LoRAs.
+
+        Raises:
+            ApiError: 404: there is no such model; 400: it has no such LoRA.
+        """
+        name = next(iter(self._models)) if name is None else self.settings.aliases.get(name, name)
+        if name not in self._models:
+            raise ApiError(
+                404,
+                f"there is no model {name[:80]!r}; models are {', '.join(self._models)}",
+                param="model",
+                code="model_not_found",
+            )
+        model = self._models[name]
+        for lora in loras:
+            if lora.name not in model.loras:
+                known = ", ".join(model.loras) or "none"
+                raise ApiError(
+                    400,
+                    f"there is no LoRA {lora.name[:80]!r} for {name}; there are: {known}",
+                    param="loras",
+                    code="invalid_value",
+                )
+        return model
+
     def describe(self, row: JobRow, positions: Mapping[str, int] | None = None) -> Job:
         """A job as the API tells of it."""
         if positions is None:
@@ -175,35 +201,14 @@ class Jobs:
     def _decided(self, request: JobRequest) -> dict[str, Any]:
         """The request as it is kept: model and seed are decided, so that it can be drawn again."""
         asked = request.model_dump(mode="json", exclude_none=True)
-        asked["model"] = self._model(request.model, request).name
+        asked["model"] = self.model(request.model, request.loras).name
         if request.seed is None:
             asked["seed"] = secrets.randbelow(2**31)
         return asked
 
-    def _model(self, name: str | None, request: JobRequest | None = None) -> OfferedModel:
-        name = next(iter(self._models)) if name is None else self.settings.aliases.get(name, name)
-        if name not in self._models:
-            raise ApiError(
-                404,
-                f"there is no model {name[:80]!r}; models are {', '.join(self._models)}",
-                param="model",
-                code="model_not_found",
-            )
-        model = self._models[name]
-        for lora in request.loras if request else ():
-            if lora.name not in model.loras:
-                known = ", ".join(model.loras) or "none"
-                raise ApiError(
-                    400,
-                    f"there is no LoRA {lora.name[:80]!r} for {name}; there are: {known}",
-                    param="loras",
-                    code="invalid_value",
-                )
-        return model
-
     def _plan(self, asked: Mapping[str, Any]) -> GenerationPlan:
         request = JobRequest.model_validate(asked)
-        model = self._model(request.model, request)
+        model = self.model(request.model, request.loras)
         try:
             return make_plan(
                 GenerationRequest(
@@ -260,7 +265,7 @@ class Jobs:
         task = Task(
             id=row.id,
             plan=plan,
-            model=self._model(request.model).name,
+            model=self.model(request.model).name,
             loras=tuple((lora.name, lora.weight) for lora in request.loras),
             owner=row.owner,
             priority=row.priority,

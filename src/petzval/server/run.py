@@ -10,11 +10,13 @@ from types import FrameType
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from petzval.errors import ServerError
 from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.engine import CAPACITY, Engine
 from petzval.server.app import create_app
+from petzval.server.connection import TimedProtocol
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
 
@@ -52,7 +54,7 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
         RequestError, CheckpointError: as `PipelineDrawer`.
     """
     settings = serving.settings
-    listening = _listen(settings)
+    listening = listen(settings)
     if serving.threads is not None:
         torch.set_num_threads(serving.threads)
     drawer = PipelineDrawer(
@@ -63,40 +65,66 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
         batch_size=serving.batch_size,
     )
     engine = Engine([drawer], capacity=serving.capacity, batch_size=serving.batch_size)
-    app = create_app(settings, engine)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.max_connections,
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-    )
-    host, port = listening.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    _Server(config, app.state.studio, lambda: ready(address)).run(sockets=[listening])
+    run_app(create_app(settings, engine), listening, ready)
 
 
-class _Server(uvicorn.Server):
+def run_app(app: FastAPI, listening: socket.socket, ready: Callable[[str], object]) -> None:
+    """Answer requests at a socket until a signal says stop, or `StudioServer.stop` is called."""
+    StudioServer(app, listening, ready).run()
+
+
+class StudioServer(uvicorn.Server):
     """Says when it is ready, and lets open streams end when it is to stop."""
 
-    def __init__(self, config: uvicorn.Config, studio: Studio, ready: Callable[[], object]) -> None:
-        super().__init__(config)
+    def __init__(
+        self, app: FastAPI, listening: socket.socket, ready: Callable[[str], object]
+    ) -> None:
+        studio: Studio = app.state.studio
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=TimedProtocol,
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=studio.settings.max_connections,
+                timeout_graceful_shutdown=int(studio.settings.drain_seconds) + 1,
+            )
+        )
         self._studio = studio
+        self._listening = listening
         self._ready = ready
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is stopped."""
+        super().run(sockets=sockets or [self._listening])
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
         await super().startup(sockets=sockets)
         if not self.should_exit:
-            self._ready()
+            host, port = self._listening.getsockname()[:2]
+            self._ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def stop(self) -> None:
+        """Accept no more jobs, end open streams, let what is being drawn end, then return."""
         self._studio.jobs.draining = True
         self._studio.hub.close()
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: stop gently; a second interrupt does not wait."""
+        self.stop()
         super().handle_exit(sig, frame)
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
+def listen(settings: ServerSettings) -> socket.socket:
+    """The socket of a server.
+
+    Raises:
+        ServerError: the address cannot be listened at.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

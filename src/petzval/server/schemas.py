@@ -12,6 +12,8 @@ from petzval.inference.request import MAX_PROMPT_CHARACTERS
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 Priority = Literal["low", "normal", "high"]
 
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
+
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Size = Annotated[str, StringConstraints(pattern=r"^\d{1,5}x\d{1,5}$")]
@@ -52,6 +54,41 @@ class JobRequest(Asked):
     model: Name | None = None
     loras: Annotated[tuple[LoraAsked, ...], Field(max_length=8, strict=False)] = ()
     priority: Priority = "normal"
+
+
+class OwnFields(Asked):
+    """What OpenAI's API has no word for."""
+
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
+    negative_prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)] = ""
+    aspect: Aspect | None = None
+    base: int | None = None
+    model: Name | None = None
+    loras: Annotated[tuple[LoraAsked, ...], Field(max_length=8, strict=False)] = ()
+    priority: Priority = "normal"
+
+
+class ImagesRequest(Asked):
+    """`POST /v1/images/generations`, as OpenAI's API defines it, with our own fields apart."""
+
+    prompt: Prompt
+    model: Name | None = None
+    n: Annotated[int, Field(ge=1, le=10)] | None = None
+    size: Literal["auto"] | Size | None = None
+    quality: Quality | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    user: Annotated[str, StringConstraints(max_length=512)] | None = None
+    safety_identifier: Annotated[str, StringConstraints(max_length=512)] | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    petzval: OwnFields = OwnFields()
 
 
 class PictureChange(Asked):
@@ -119,6 +156,42 @@ class Job(Told):
     progress: Progress | None = None
     images: tuple[Picture, ...] = ()
     error: ErrorDetail | None = None
+
+
+class ImageAnswer(Told):
+    """A picture of the Images API: inside the answer, or where it can be fetched."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    petzval: Picture
+
+
+class InputTokens(Told):
+    """Of the prompt; not counted here."""
+
+    image_tokens: int = 0
+    text_tokens: int = 0
+
+
+class Usage(Told):
+    """Tokens of the pictures: squares of 16 pixels. Those of the prompt are not counted."""
+
+    input_tokens: int = 0
+    input_tokens_details: InputTokens = InputTokens()
+    output_tokens: int
+    total_tokens: int
+
+
+class ImagesAnswer(Told):
+    """The answer of the Images API."""
+
+    created: int
+    background: Literal["opaque"] = "opaque"
+    output_format: Literal["png", "jpeg", "webp"]
+    quality: str
+    size: str
+    data: tuple[ImageAnswer, ...]
+    usage: Usage
 
 
 class JobPage(Told):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -11,6 +11,7 @@ from petzval.inference.engine import Engine
 from petzval.server.events import Hub
 from petzval.server.jobs import Jobs
 from petzval.server.keys import Caller, Keys
+from petzval.server.links import Links
 from petzval.server.settings import ServerSettings
 from petzval.server.store import Store
 
@@ -24,12 +25,13 @@ class Studio:
     store: Store
     hub: Hub
     keys: Keys
+    links: Links
     jobs: Jobs
 
 
 def studio_of(request: Request) -> Studio:
     """The server that a request came to."""
-    return cast("Any", request.app).state.studio
+    return request.app.state.studio
 
 
 def caller_of(request: Request) -> Caller:

@@ -143,11 +143,11 @@ class Store:
             session.add(row)
         return row
 
-    def picture(self, id: str, owner: str) -> PictureRow | None:
-        """A picture of that owner, marked as deleted or not."""
+    def picture(self, id: str, owner: str | None = None) -> PictureRow | None:
+        """A picture, of that owner where one is given, marked as deleted or not."""
         with self.read() as session:
             row = session.get(PictureRow, id)
-        return row if row is not None and row.owner == owner else None
+        return row if row is not None and owner in (None, row.owner) else None
 
     def pictures(
         self,

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.event import listen
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from petzval.errors import ServerError
@@ -111,7 +113,7 @@ def open_database(path: Path) -> sa.Engine:
     """
     url = sa.URL.create("sqlite", database=str(path))
     engine = sa.create_engine(url, pool_size=8, max_overflow=64, connect_args={"timeout": 30})
-    sa.event.listen(engine, "connect", _configure)
+    listen(engine, "connect", _configure)
     try:
         with engine.begin() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
@@ -122,7 +124,7 @@ def open_database(path: Path) -> sa.Engine:
                 )
             Base.metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
-    except sa.exc.DatabaseError as error:
+    except DatabaseError as error:
         raise ServerError(
             f"{path} cannot be used as a database: {error.orig}",
             "name another folder with --data",
