@@ -39,7 +39,7 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
     may_go_on = threading.Event()
 
     def slow(autoencoder: Autoencoder) -> LatentProjection:
-        may_go_on.wait(20)
+        may_go_on.wait(20.0)
         return fit(autoencoder)
 
     monkeypatch.setattr(preview, "make_projection", slow)
@@ -48,14 +48,14 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
     pipeline.previews.begin()
     assert _drawn(pipeline) == [False, False]
     may_go_on.set()
-    assert pipeline.previews.wait(60)
+    assert pipeline.previews.wait(60.0)
     assert _drawn(pipeline) == [True, True]
 
 
 def test_the_second_time_it_is_found(pipeline: Pipeline) -> None:
     first = SmallPreviews(pipeline.autoencoder)
     first.begin()
-    assert first.wait(60)
+    assert first.wait(60.0)
     second = SmallPreviews(pipeline.autoencoder)
     second.begin()
     assert second._fitting is None
@@ -72,7 +72,7 @@ def test_a_fit_that_fails_is_told_to_the_log_and_pictures_are_made(
     pipeline.previews = SmallPreviews(pipeline.autoencoder)
     with caplog.at_level(logging.ERROR, "petzval.inference.preview"):
         pipeline.previews.begin()
-        assert not pipeline.previews.wait(20)
+        assert not pipeline.previews.wait(20.0)
     assert "the device is gone" in caplog.text
     assert _drawn(pipeline) == [False, False]
 

@@ -54,7 +54,7 @@ class SmallPreviews:
         if self._projection is None and self._fitting is None:
             self._projection = find_projection(self._autoencoder)
         if self._projection is None and self._fitting is None:
-            self._fitting = threading.Thread(target=self._fit, name="petzval-fit", daemon=True)
+            self._fitting = threading.Thread(target=self._fit, name="petzval-fit")
             self._fitting.start()
 
     def wait(self, seconds: float | None = None) -> bool:

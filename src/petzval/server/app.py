@@ -22,7 +22,7 @@ from petzval.server.guard import Guard
 from petzval.server.jobs import Jobs
 from petzval.server.keys import Keys
 from petzval.server.links import Links
-from petzval.server.routes import images, jobs, links, models, page, pictures
+from petzval.server.routes import images, jobs, links, models, page, pictures, recipes
 from petzval.server.routes import state as state_routes
 from petzval.server.schemas import ErrorAnswer
 from petzval.server.settings import ServerSettings
@@ -70,7 +70,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
         responses=_ERRORS,
     )
     app.state.studio = studio
-    for routes in (images, jobs, pictures, links, models, state_routes, page):
+    for routes in (images, jobs, pictures, recipes, links, models, state_routes, page):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)

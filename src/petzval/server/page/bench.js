@@ -41,6 +41,13 @@ export function reason(job) {
   return (typeof error === "string" ? error : error?.message) || t("job.failed");
 }
 
+/** @param {Job} job @returns {string} what was asked for, in a line */
+function asked({ request }) {
+  const size = String(request.size ?? "").replace("x", " × ");
+  const steps = request.steps ? t("job.steps", { n: request.steps }) : "";
+  return [size, request.model, steps, request.seed === undefined ? "" : t("grid.seed", { seed: request.seed })].filter(Boolean).join(" · ");
+}
+
 /** @param {string} label @returns {HTMLElement} */
 export function bar(label) {
   return h("div", { class: "bar", role: "progressbar", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100" }, h("i"));
@@ -65,10 +72,12 @@ class Sheet {
     this.again = button("again", t("job.again"), () => acts.create({ ...job.request }));
     this.putAway = button("close", t("bench.away"), () => acts.putAway(job.id), { quiet: true });
     this.reason = h("p", { class: "error" });
+    this.actions = h("div", { class: "actions" });
     this.frames = Array.from({ length: job.request.n ?? 1 }, () => h("li", { class: "frame" }));
-    const head = h("header", {}, h("h3", { title: prompt }, prompt), this.status, this.cancel, this.again, this.putAway);
+    const line = h("div", { class: "line" }, this.status, this.cancel, this.again, this.putAway);
+    const about = h("div", { class: "about" }, h("h3", { title: prompt }, prompt), h("p", { class: "asked" }, asked(job)), line, this.bar, this.reason, this.actions);
     const list = h("ul", { class: "frames" }, ...this.frames);
-    this.element = h("article", { class: "sheet-of-job", dataset: { job: job.id } }, head, this.bar, this.reason, list);
+    this.element = h("article", { class: "sheet-of-job", dataset: { job: job.id } }, list, about);
     const { width, height } = acts.sizeOf(job.request);
     this.element.style.setProperty("--aspect", (width / height).toFixed(4));
     this.update(job);
@@ -87,9 +96,20 @@ class Sheet {
     this.reason.textContent = job.status === "failed" ? reason(job) : "";
     fill(this.bar, part(job));
     job.images.forEach((picture, place) => this.picture(picture, picture.index ?? place));
+    if (job.status === "done" && job.images.length === 1 && !this.actions.firstChild) this.#offer(job.images[0]);
     if (!open) for (const frame of this.frames) if (!frame.dataset.id) frame.hidden = true;
     const current = job.status === "running" ? (job.progress?.image ?? 0) : -1;
     this.frames.forEach((frame, place) => frame.classList.toggle("current", place === current && !frame.dataset.id));
+  }
+
+  /** What one may want to do with the picture that has just been made. @param {Picture} picture */
+  #offer(picture) {
+    const { acts } = this;
+    this.actions.append(
+      button("vary", t("vary"), () => acts.vary(picture)),
+      button("edit", t("use"), () => acts.use(picture.recipe)),
+      button("download", t("download"), () => acts.download(picture)),
+    );
   }
 
   /** @param {number} place @param {string} png base64 */

@@ -5,7 +5,8 @@ import { t } from "./words.js";
 
 /**
  * @typedef {{base: number, aspects: {aspect: string, width: number, height: number}[]}} Base
- * @typedef {{id: string, petzval: {default?: boolean, steps: number, guidance: number, base: number, bases: Base[], loras: string[]}}} Model
+ * @typedef {{id: string, petzval: {default?: boolean, steps: number, guidance: number, base: number, bases: Base[], loras: string[],
+ *   max_pictures?: number, max_pixels?: number, max_steps?: number}}} Model
  */
 
 const LARGEST_SEED = 2 ** 32;
@@ -52,8 +53,12 @@ export class Composer {
     return this.models.find((each) => each.id === this.chosen.model) ?? this.models.find((each) => each.petzval.default) ?? this.models[0];
   }
 
-  /** @param {Model[]} models */
+  /** @param {Model[]} models what the server has, of which only what we may ask for is shown */
   offer(models) {
+    for (const { petzval } of models) {
+      const most = petzval.max_pixels ?? Infinity;
+      petzval.bases = petzval.bases.filter((base) => base.aspects.every(({ width, height }) => width * height <= most));
+    }
     this.models = models;
     this.draw();
   }
@@ -145,7 +150,9 @@ export class Composer {
     $("#pixels").textContent = `${width} × ${height}`;
     const steps = /** @type {HTMLInputElement} */ ($("#steps"));
     const guidance = /** @type {HTMLInputElement} */ ($("#guidance"));
-    steps.max = String(Math.max(60, this.#steps()));
+    const { max_steps = 100, max_pictures = 16 } = model?.petzval ?? {};
+    this.count.max = String(max_pictures);
+    steps.max = String(Math.max(Math.min(60, max_steps), this.#steps()));
     guidance.max = String(Math.max(12, this.#guidance()));
     steps.value = String(this.#steps());
     guidance.value = String(this.#guidance());
@@ -269,7 +276,7 @@ export class Composer {
     const largest = Math.max(1, ...bases.map((each) => each.base));
     const sizes = bases.map((each) => {
       const frame = h("i", { class: "shape" });
-      const side = `${Math.round(6 + (14 * each.base) / largest)}px`;
+      const side = `${Math.round(8 + (12 * each.base) / largest)}px`;
       frame.style.setProperty("width", side);
       frame.style.setProperty("height", side);
       const chosen = !this.chosen.free && each.base === base?.base;

@@ -80,7 +80,7 @@ class Studio {
   async vary(picture) {
     this.#closeAll();
     this.composer.roll();
-    const request = { ...requestOf(recipeOf(picture)), seed: this.composer.seed.value, n: NUM_VARIATIONS };
+    const request = { ...requestOf(recipeOf(picture)), seed: this.composer.seed.value, n: Math.min(NUM_VARIATIONS, Number(this.composer.count.max)) };
     await this.create(request).catch(() => {});
     window.scrollTo({ top: 0 });
   }

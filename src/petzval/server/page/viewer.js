@@ -128,7 +128,8 @@ export async function readRecipe(file, acts) {
   body.append(h("figure", { class: "stage" }, image), facts);
   try {
     if (file.size > LARGEST_FILE) throw new Error(t("recipe.large"));
-    const headers = { "Content-Type": file.type || "application/octet-stream" };
+    // What the file really is, the server sees for itself.
+    const headers = { "Content-Type": /^image\/(png|jpeg|webp)$/.test(file.type) ? file.type : "image/png" };
     const { recipe } = await ask("v1/recipes/read", { method: "POST", body: file, headers });
     const actions = h(
       "div",
