@@ -22,8 +22,8 @@ export class Gallery {
     /** @type {Set<string>} pictures that lie on the bench */
     this.away = new Set();
     this.filter = { q: "", favourite: false };
-    /** @type {string | null} */
-    this.cursor = null;
+    /** @type {string | null | undefined} where the next page begins; undefined before the first */
+    this.cursor = undefined;
     this.turn = 0;
     this.loading = false;
     this.lazy = new IntersectionObserver((seen) => this.#fetchSeen(seen), { rootMargin: AHEAD });
@@ -98,11 +98,14 @@ export class Gallery {
     for (const picture of page.data.reverse()) this.add(picture);
   }
 
-  /** @param {Picture} picture */
+  /** @param {Picture} picture hung where its time has its place; nowhere, where that is not fetched yet */
   add(picture) {
     if (this.shown.has(picture.id)) return this.update(picture);
-    if (this.filtered) return;
-    this.wall.prepend(this.#tile(picture));
+    if (this.filtered || picture.deleted || this.cursor === undefined) return;
+    const older = this.wall.querySelectorAll(".tile[data-id]");
+    const place = Array.from(older).find((tile) => this.picture(/** @type {HTMLElement} */ (tile).dataset.id ?? "").created <= picture.created);
+    if (place) place.before(this.#tile(picture));
+    else if (!this.cursor) this.wall.append(this.#tile(picture));
     this.#settle();
   }
 
