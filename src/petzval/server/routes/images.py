@@ -119,7 +119,7 @@ class _Answering:
         self._may_come_back = may_come_back
         self._format: Format = body.output_format or "png"
         self._partials: dict[int, int] = {}
-        self._sent: set[int] = set()
+        self._sent: set[str] = set()
 
     async def whole(self) -> Response:
         """The answer without streaming, once all pictures are there."""
