@@ -77,8 +77,11 @@ def test_kill_minus_nine_loses_nothing(tmp_path: Path) -> None:
         stop = threading.Event()
         with killable(tmp_path, seconds=_STEP_SECONDS) as url:
             load = threading.Thread(target=_load, args=(url, seen, stop, rng))
+            before = len(seen.jobs)
             load.start()
-            time.sleep(rng.uniform(0.05, 0.5))
+            while len(seen.jobs) == before and load.is_alive():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.2))
         stop.set()
         load.join()
     assert len(seen.jobs) >= KILLS

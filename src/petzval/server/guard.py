@@ -77,6 +77,7 @@ class Guard:
 
         try:
             self._check_host(headers)
+            _check_site(headers)
             body = _Body(receive, *self._check_body(scope, headers))
             await self._app(scope, body.receive, answer)
         except ApiError as error:
@@ -126,6 +127,13 @@ class Guard:
         if not chunked and length.isdigit() and int(length) > limit:
             raise _too_large(limit)
         return limit, seconds
+
+
+def _check_site(headers: dict[str, list[str]]) -> None:
+    """Browsers say which site asks: another one may link to the page, and nothing else."""
+    site, mode = (headers.get(f"sec-fetch-{name}", [""])[0] for name in ("site", "mode"))
+    if site in ("cross-site", "same-site") and mode != "navigate":
+        raise ApiError(403, "pages of other sites are not answered", code="wrong_site")
 
 
 class _Body:
