@@ -49,7 +49,6 @@ class Running:
 def running(
     folder: Path,
     drawer: ScriptedDrawer | None = None,
-    *,
     engine: dict[str, Any] | None = None,
     port: int = 0,
     **settings: Any,

@@ -177,7 +177,8 @@ def test_a_failure_is_told_and_does_not_take_the_others_along(studio: Running) -
 )
 def test_a_job_whose_time_is_up_has_failed(tmp_path: Path, limit: str, status: str) -> None:
     drawer = ScriptedDrawer(seconds=0.05)
-    with running(tmp_path, drawer, **{limit: 0.1}) as studio:
+    settings: dict[str, Any] = {limit: 0.1}
+    with running(tmp_path, drawer, **settings) as studio:
         first = studio.submit(steps=40)
         waiting = studio.submit(steps=1)
         late = waiting if limit == "wait_seconds" else first

@@ -20,8 +20,10 @@ from petzval.server.errors import ApiError, error_body
 from petzval.server.events import Hub
 from petzval.server.guard import Guard
 from petzval.server.jobs import Jobs
+from petzval.server.journal import note
 from petzval.server.keys import Keys
 from petzval.server.links import Links
+from petzval.server.metrics import Metrics
 from petzval.server.routes import images, jobs, links, models, page, pictures, recipes
 from petzval.server.routes import state as state_routes
 from petzval.server.schemas import ErrorAnswer
@@ -51,6 +53,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
     """
     store = Store(settings.folder)
     hub = Hub()
+    metrics = Metrics(engine)
     studio = Studio(
         settings=settings,
         engine=engine,
@@ -58,7 +61,8 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
         hub=hub,
         keys=Keys(store),
         links=Links(settings.folder),
-        jobs=Jobs(settings, store, engine, hub),
+        metrics=metrics,
+        jobs=Jobs(settings, store, engine, hub, metrics),
     )
     app = FastAPI(
         title="Petzval",
@@ -76,7 +80,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
-    app.add_middleware(Guard, settings=settings)  # pyright: ignore[reportArgumentType]
+    app.add_middleware(Guard, settings=settings, metrics=metrics)  # pyright: ignore[reportArgumentType]
     return app
 
 
@@ -86,7 +90,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     studio: Studio = app.state.studio
     await run_in_threadpool(studio.store.remove_orphans)
     studio.engine.start()
-    await run_in_threadpool(studio.jobs.resume)
+    resumed = await run_in_threadpool(studio.jobs.resume)
+    note("started", resumed=resumed, keys=studio.settings.needs_keys)
     cleaning = asyncio.create_task(_clean(studio))
     try:
         yield
@@ -96,6 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         studio.hub.close()
         await run_in_threadpool(studio.engine.close, studio.settings.drain_seconds)
         studio.store.close()
+        note("stopped")
 
 
 async def _clean(studio: Studio) -> None:
@@ -107,8 +113,9 @@ async def _clean(studio: Studio) -> None:
 
 
 async def _api_error(request: Request, error: Exception) -> JSONResponse:
-    del request
     assert isinstance(error, ApiError)
+    if request.method == "POST" and error.status_code in (429, 503):
+        request.app.state.studio.metrics.refused(error.code)
     return JSONResponse(error.body, error.status_code, headers=error.headers)
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from petzval.server.errors import ApiError
+from petzval.server.metrics import Metrics
 from petzval.server.settings import LOCAL_HOSTS, ServerSettings
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -39,13 +41,15 @@ SECURITY_HEADERS: dict[str, str] = {
 _JSON = ("application/json", "application/json;charset=utf-8")
 _PICTURES = ("image/png", "image/jpeg", "image/webp")
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_METHODS = _WITHOUT_BODY | {"POST", "PATCH", "PUT"}
 
 
 class Guard:
     """Refuses what no route should see; adds the security headers to every answer."""
 
-    def __init__(self, app: Application, settings: ServerSettings) -> None:
+    def __init__(self, app: Application, settings: ServerSettings, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._settings = settings
         self._names = {name.lower() for name in (*LOCAL_HOSTS, *settings.names)}
         if not settings.is_local:
@@ -61,22 +65,31 @@ class Guard:
             headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
         body: _Body | None = None
         started = False
+        began = time.perf_counter()
 
         async def answer(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._note(scope, message["status"], time.perf_counter() - began)
                 message["headers"] = [*message.get("headers", ()), *_security_headers(message)]
             await send(message)
 
         try:
             self._check_host(headers)
+            _check_site(headers)
             body = _Body(receive, *self._check_body(scope, headers))
             await self._app(scope, body.receive, answer)
         except ApiError as error:
             if started:
                 raise
             await _refuse(error, answer)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request under its route's pattern: paths are the client's, and without end."""
+        route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.answered(method, route, status, seconds)
 
     def _check_host(self, headers: dict[str, list[str]]) -> None:
         """Only our own names: a page of another site may point its name at this machine."""
@@ -114,6 +127,13 @@ class Guard:
         if not chunked and length.isdigit() and int(length) > limit:
             raise _too_large(limit)
         return limit, seconds
+
+
+def _check_site(headers: dict[str, list[str]]) -> None:
+    """Browsers say which site asks: another one may link to the page, and nothing else."""
+    site, mode = (headers.get(f"sec-fetch-{name}", [""])[0] for name in ("site", "mode"))
+    if site in ("cross-site", "same-site") and mode != "navigate":
+        raise ApiError(403, "pages of other sites are not answered", code="wrong_site")
 
 
 class _Body:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import logging
 import secrets
 import threading
 import time
@@ -34,14 +33,15 @@ from petzval.inference.task import (
 )
 from petzval.server.errors import ApiError, api_error, error_body, not_found
 from petzval.server.events import Hub
+from petzval.server.journal import LOGGER, note
 from petzval.server.keys import Caller
 from petzval.server.limits import RateLimit, check_size
+from petzval.server.metrics import Metrics
 from petzval.server.schemas import ErrorDetail, Job, JobRequest, LoraAsked, Picture, Progress
 from petzval.server.settings import ServerSettings
 from petzval.server.store import UNFINISHED, Store, new_id
 from petzval.server.tables import JobRow, PictureRow
 
-_LOGGER = logging.getLogger(__name__)
 _PRIORITIES = {"low": LOW, "normal": NORMAL, "high": HIGH}
 _PRIORITY_NAMES = {value: name for name, value in _PRIORITIES.items()}
 _THUMBNAIL_SIDE = 256
@@ -50,11 +50,19 @@ _THUMBNAIL_SIDE = 256
 class Jobs:
     """All jobs of a server: accepted here, drawn by the engine, kept in the store."""
 
-    def __init__(self, settings: ServerSettings, store: Store, engine: Engine, hub: Hub) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        store: Store,
+        engine: Engine,
+        hub: Hub,
+        metrics: Metrics,
+    ) -> None:
         self.settings = settings
         self.store = store
         self.engine = engine
         self.hub = hub
+        self.metrics = metrics
         self.draining = False
         self._rates = RateLimit()
         self._accepting = threading.Lock()
@@ -110,6 +118,11 @@ class Jobs:
                 )
             )
             self._submit(row, plan, weight=caller.limits.weight, partials=partials)
+        if self.hub.has_listeners(row.id, row.owner):
+            self._publish(row, "status")
+        self.metrics.accepted()
+        prompt = {"prompt": request.prompt} if self.settings.log_prompts else {}
+        note("job accepted", job=row.id, owner=row.owner, images=row.images, **prompt)
         return row, True
 
     def resume(self) -> int:
@@ -279,6 +292,7 @@ class Jobs:
     def _heard(self, row: JobRow, event: TaskEvent) -> None:
         """The engine speaks; in its own thread, in order."""
         if isinstance(event, Started):
+            self.metrics.started(row)
             self.store.set_job(row.id, status="running", started=time.time())
             self._publish(row, "status")
         elif isinstance(event, Stepped):
@@ -287,7 +301,7 @@ class Jobs:
             try:
                 self._keep(row, event.image)
             except Exception as error:
-                _LOGGER.exception("a picture of job %s could not be kept", row.id)
+                LOGGER.exception("a picture of job %s could not be kept", row.id)
                 self._ended(row, "failed", _error(error))
                 self.engine.cancel(row.id)
         else:
@@ -307,6 +321,7 @@ class Jobs:
             self.hub.publish(row.id, row.owner, "partial", partial)
 
     def _keep(self, row: JobRow, image: GeneratedImage) -> None:
+        self.metrics.finished(image)
         picture = image.pil()
         kept = self.store.add_picture(
             row, image.index, image.recipe, image.encode("png"), _thumbnail(picture)
@@ -316,6 +331,9 @@ class Jobs:
     def _ended(self, row: JobRow, status: str, error: Mapping[str, Any] | None) -> None:
         self.store.set_job(row.id, status=status, finished=time.time(), error=error)
         self._progress.pop(row.id, None)
+        self.metrics.ended(status)
+        code = {} if error is None else {"code": error.get("code")}
+        note("job ended", job=row.id, status=status, **code)
         self._publish(row, "end")
 
     def _publish(self, row: JobRow, kind: str) -> None:
@@ -356,7 +374,7 @@ def _end(event: Ended) -> tuple[str, dict[str, Any] | None]:
         return "failed", error_body(message, "server_error", code="timeout")["error"]
     if event.how == "failed" and event.error is not None:
         if not isinstance(event.error, PetzvalError):
-            _LOGGER.error("job %s failed", event.task, exc_info=event.error)
+            LOGGER.error("job %s failed", event.task, exc_info=event.error)
         return "failed", _error(event.error)
     return event.how, None
 

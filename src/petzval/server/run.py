@@ -17,6 +17,7 @@ from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.engine import CAPACITY, Engine
 from petzval.server.app import create_app
 from petzval.server.connection import TimedProtocol
+from petzval.server.journal import configure
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
 
@@ -53,6 +54,7 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
         ServerError: the address cannot be listened at, or the folder cannot be used.
         RequestError, CheckpointError: as `PipelineDrawer`.
     """
+    configure()
     settings = serving.settings
     listening = listen(settings)
     if serving.threads is not None:

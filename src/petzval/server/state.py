@@ -12,6 +12,7 @@ from petzval.server.events import Hub
 from petzval.server.jobs import Jobs
 from petzval.server.keys import Caller, Keys
 from petzval.server.links import Links
+from petzval.server.metrics import Metrics
 from petzval.server.settings import ServerSettings
 from petzval.server.store import Store
 
@@ -26,6 +27,7 @@ class Studio:
     hub: Hub
     keys: Keys
     links: Links
+    metrics: Metrics
     jobs: Jobs
 
 

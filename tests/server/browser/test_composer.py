@@ -157,6 +157,7 @@ def test_the_queue(tmp_path: Path, visit: Open) -> None:
         queue = page.get_by_role("complementary", name="Queue")
         expect(queue.get_by_role("listitem")).to_have_count(3)
         second = queue.get_by_role("listitem").filter(has_text="second")
+        expect(queue.get_by_role("listitem").filter(has_text="third")).to_contain_text("number 2")
         expect(second).to_contain_text("number 1 in line")
         second.get_by_role("button", name="Cancel").click()
         expect(second).to_contain_text("Cancelled")

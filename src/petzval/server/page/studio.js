@@ -21,6 +21,7 @@ const KEPT_JOBS = 200;
 const NUM_VARIATIONS = 4;
 const NUM_IDEAS_SHOWN = 4;
 const SEARCH_WAIT_MS = 250;
+const PLACES_WAIT_MS = 700;
 
 class Studio {
   constructor() {
@@ -30,6 +31,7 @@ class Studio {
     this.own = new Set();
     /** @type {(() => void)[]} */
     this.undoing = [];
+    this.asking = 0;
     this.composer = new Composer(this);
     this.compare = new Compare((ids) => this.gallery?.setPicked(ids));
     this.gallery = new Gallery(this);
@@ -264,6 +266,17 @@ class Studio {
     this.bench.update(job, this.own.has(job.id) && !known);
     this.lattices.update(job);
     this.#queueChanged();
+    if (known?.status !== job.status && job.status !== "queued") this.#lineMoves();
+  }
+
+  /** Who waits is one place further: ask for the new places, once for a burst of news. */
+  #lineMoves() {
+    if (this.asking || ![...this.jobs.values()].some((job) => job.status === "queued")) return;
+    this.asking = window.setTimeout(async () => {
+      this.asking = 0;
+      const waiting = await ask("v1/jobs?status=queued&limit=100").catch(() => ({ data: [] }));
+      for (const job of waiting.data.reverse()) this.#know(job);
+    }, PLACES_WAIT_MS);
   }
 
   /** @param {Picture} picture */

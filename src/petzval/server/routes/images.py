@@ -26,9 +26,10 @@ from petzval.server.routes.jobs import PAUSE_SECONDS, STREAM_HEADERS, Idempotenc
 from petzval.server.schemas import ImageAnswer, ImagesAnswer, ImagesRequest, JobRequest, Usage
 from petzval.server.state import Studio, TheCaller, TheStudio
 from petzval.server.store import UNFINISHED
+from petzval.server.strict_json import StrictRoute
 from petzval.server.tables import JobRow, PictureRow
 
-router = APIRouter(prefix="/v1/images", tags=["images"])
+router = APIRouter(prefix="/v1/images", tags=["images"], route_class=StrictRoute)
 
 _STEPS: dict[str, float] = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.5}
 """Quality → steps, in multiples of the model's own; what is not here takes the model's own."""
@@ -119,7 +120,7 @@ class _Answering:
         self._may_come_back = may_come_back
         self._format: Format = body.output_format or "png"
         self._partials: dict[int, int] = {}
-        self._sent: set[int] = set()
+        self._sent: set[str] = set()
 
     async def whole(self) -> Response:
         """The answer without streaming, once all pictures are there."""

@@ -15,8 +15,9 @@ from petzval.server.keys import Caller
 from petzval.server.schemas import Job, JobPage, JobRequest, Status
 from petzval.server.state import Studio, TheCaller, TheStudio
 from petzval.server.store import UNFINISHED
+from petzval.server.strict_json import StrictRoute
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=StrictRoute)
 
 PAUSE_SECONDS = 15.0
 """A comment is sent after this long without an event, so that nobody on the way gives up."""

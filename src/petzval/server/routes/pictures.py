@@ -13,9 +13,10 @@ from petzval.server.jobs import describe
 from petzval.server.keys import Caller
 from petzval.server.schemas import Picture, PictureChange, PicturePage
 from petzval.server.state import Studio, TheCaller, TheStudio
+from petzval.server.strict_json import StrictRoute
 from petzval.server.tables import PictureRow
 
-router = APIRouter(prefix="/v1/pictures", tags=["pictures"])
+router = APIRouter(prefix="/v1/pictures", tags=["pictures"], route_class=StrictRoute)
 
 _KEEP = {"Cache-Control": "private, max-age=31536000, immutable"}
 

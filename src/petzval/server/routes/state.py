@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from petzval.server.errors import ApiError
-from petzval.server.state import TheStudio
+from petzval.server.metrics import CONTENT_TYPE
+from petzval.server.state import TheCaller, TheStudio
 
 router = APIRouter(tags=["operation"])
 
@@ -22,3 +23,10 @@ def ready(studio: TheStudio) -> dict[str, str]:
     if studio.jobs.draining or not studio.engine.is_working:
         raise ApiError(503, "not ready", kind="server_error", code="not_ready", retry_after=5)
     return {"status": "ready"}
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(studio: TheStudio, caller: TheCaller) -> Response:
+    """The server's numbers for Prometheus; needs a key where others do."""
+    del caller
+    return Response(studio.metrics.text(), media_type=CONTENT_TYPE)
