@@ -101,7 +101,6 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         studio.hub.close()
         await run_in_threadpool(studio.engine.close, studio.settings.drain_seconds)
         studio.store.close()
-        note("stopped")
 
 
 async def _clean(studio: Studio) -> None:
