@@ -25,7 +25,7 @@ _CHECKS = [
 
 
 def test_every_answer_is_as_described(shared_studio: Running) -> None:
-    schema = schemathesis.openapi.from_url(f"{shared_studio.url}/openapi.json")
+    schema: Any = schemathesis.openapi.from_url(f"{shared_studio.url}/openapi.json")
     operations = [found.ok() for found in schema.exclude(path=_ENDLESS).get_all_operations()]
     assert len(operations) > 15
     for operation in operations:
@@ -38,7 +38,7 @@ def _fuzz(operation: Any) -> None:
         deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     @given(case=operation.as_strategy())
     def every_answer(case: Any) -> None:
