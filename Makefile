@@ -72,6 +72,7 @@ mini: setup ## make the checkpoint that ships inside, from nothing: hours on two
 	$(BIN)/petzval evaluate --model build/runs/export --page docs/mini.md
 	@echo "the checkpoint is build/runs/export; put it in place of the one that ships inside:"
 	@echo "  rm -r src/petzval/assets/mini && cp -r build/runs/export src/petzval/assets/mini"
+	@echo "  $(BIN)/python -m petzval.inference.projection"
 
 clean: ## remove caches, keep .venv and build
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

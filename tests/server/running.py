@@ -50,11 +50,12 @@ def running(
     folder: Path,
     drawer: ScriptedDrawer | None = None,
     engine: dict[str, Any] | None = None,
+    port: int = 0,
     **settings: Any,
 ) -> Generator[Running]:
-    """Start a server and stop it gently at the end of the block."""
+    """Start a server and stop it gently at the end of the block; port 0 takes a free one."""
     drawer = drawer or ScriptedDrawer()
-    made = ServerSettings(folder=folder, port=0, drain_seconds=5.0, **settings)
+    made = ServerSettings(folder=folder, port=port, drain_seconds=5.0, **settings)
     app = create_app(made, Engine([drawer], **(engine or {})))
     started = threading.Event()
     urls: list[str] = []

@@ -68,6 +68,8 @@ class PipelineDrawer:
                 raise RequestError(
                     f"the LoRA {name!r} fits none of the models", "serve the model it was made for"
                 )
+        for loaded in self._loaded.values():
+            loaded.pipeline.previews.begin()
         self.batch_size = batch_size
         first = next(iter(self._loaded.values())).pipeline
         self.overlap = first.device.type != "cpu" if overlap is None else overlap
@@ -129,7 +131,7 @@ def _fitting(checkpoint: Checkpoint, loras: Mapping[str, Path]) -> dict[str, Pat
 def _with_loras(loaded: _Loaded, loras: Sequence[NamedLora]) -> Pipeline:
     base, config = loaded.pipeline, loaded.checkpoint.denoiser_config
     read = [(read_lora(loaded.loras[name], config), weight) for name, weight in loras]
-    return Pipeline(
+    pipeline = Pipeline(
         name=base.name,
         identity=base.identity,
         text=base.text,
@@ -140,3 +142,5 @@ def _with_loras(loaded: _Loaded, loras: Sequence[NamedLora]) -> Pipeline:
             UsedLora(file=each.name, sha256=each.sha256, weight=weight) for each, weight in read
         ],
     )
+    pipeline.previews = base.previews
+    return pipeline

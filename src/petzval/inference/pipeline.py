@@ -32,6 +32,7 @@ from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
 from petzval.inference.numerics import NoiseSource
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.preview import SmallPreviews
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.variants import Defaults, locate
@@ -58,6 +59,9 @@ class Pipeline:
         denoiser, autoencoder: on one device, in one dtype.
         defaults: what requests leave open.
         loras: what the denoiser's weights hold beyond the checkpoint's; goes into recipes.
+
+    Attributes:
+        previews: small pictures in the events of steps, once they have begun.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Pipeline:
         self.autoencoder = autoencoder.eval()
         self.defaults = defaults
         self.loras = tuple(loras)
+        self.previews = SmallPreviews(autoencoder)
         self.dtype = denoiser.img_in.weight.dtype
         self.device = denoiser.img_in.weight.device
         self._made_by = MadeBy(
@@ -361,6 +366,7 @@ class Pipeline:
             sigma=step.sigma_next,
             images=(),
             preview=lambda: self._pixels(step.data_estimate, plan),
+            small_preview=self.previews.of(lambda: step.data_estimate, plan.resolution.grid),
         )
 
     def _finish(

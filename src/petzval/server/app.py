@@ -25,7 +25,7 @@ from petzval.server.journal import note
 from petzval.server.keys import Keys
 from petzval.server.links import Links
 from petzval.server.metrics import Metrics
-from petzval.server.routes import images, jobs, links, models, page, pictures
+from petzval.server.routes import images, jobs, links, models, page, pictures, recipes
 from petzval.server.routes import state as state_routes
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
@@ -63,7 +63,7 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
     )
     app.state.studio = studio
     app.openapi = partial(reference.describe, app)
-    for routes in (images, jobs, pictures, links, models, state_routes, page):
+    for routes in (images, jobs, pictures, links, recipes, models, state_routes, page):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)

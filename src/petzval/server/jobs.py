@@ -118,6 +118,8 @@ class Jobs:
                 )
             )
             self._submit(row, plan, weight=caller.limits.weight, partials=partials)
+        if self.hub.has_listeners(row.id, row.owner):
+            self._publish(row, "status")
         self.metrics.accepted()
         prompt = {"prompt": request.prompt} if self.settings.log_prompts else {}
         note("job accepted", job=row.id, owner=row.owner, images=row.images, **prompt)
