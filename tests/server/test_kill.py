@@ -20,7 +20,7 @@ import httpx2
 
 from tests.server.killable import killable
 
-KILLS = int(os.environ.get("PETZVAL_KILLS", "4"))
+KILLS = int(os.environ.get("PETZVAL_KILLS", "3"))
 _STEP_SECONDS = 0.004
 
 

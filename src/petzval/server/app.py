@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 import petzval
 from petzval.inference.engine import Engine
+from petzval.server import reference
 from petzval.server.errors import ApiError, error_body
 from petzval.server.events import Hub
 from petzval.server.guard import Guard
@@ -26,23 +27,11 @@ from petzval.server.links import Links
 from petzval.server.metrics import Metrics
 from petzval.server.routes import images, jobs, links, models, page, pictures, recipes
 from petzval.server.routes import state as state_routes
-from petzval.server.schemas import ErrorAnswer
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
 from petzval.server.store import Store
 
 _CLEANING_SECONDS = 600.0
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": text}
-    for status, text in {
-        400: "The request is wrong; the message says where.",
-        401: "No valid key.",
-        404: "There is no such thing, or it is somebody else's.",
-        429: "Too many requests; `Retry-After` says when to come back.",
-        503: "The server is stopping.",
-    }.items()
-}
 
 
 def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
@@ -71,10 +60,10 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
-        responses=_ERRORS,
     )
     app.state.studio = studio
-    for routes in (images, jobs, pictures, recipes, links, models, state_routes, page):
+    app.openapi = partial(reference.describe, app)
+    for routes in (images, jobs, pictures, links, recipes, models, state_routes, page):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -101,7 +90,6 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         studio.hub.close()
         await run_in_threadpool(studio.engine.close, studio.settings.drain_seconds)
         studio.store.close()
-        note("stopped")
 
 
 async def _clean(studio: Studio) -> None:

@@ -300,10 +300,11 @@ class Jobs:
         elif isinstance(event, Finished):
             try:
                 self._keep(row, event.image)
-            except Exception as error:
+            except ApiError as error:
+                self._give_up(row, error)
+            except Exception:
                 LOGGER.exception("a picture of job %s could not be kept", row.id)
-                self._ended(row, "failed", _error(error))
-                self.engine.cancel(row.id)
+                self._give_up(row, ApiError(500, "the server could not keep the picture"))
         else:
             self._ended(row, *_end(event))
 
@@ -328,9 +329,14 @@ class Jobs:
         )
         self.hub.publish(row.id, row.owner, "picture", describe(kept).model_dump(mode="json"))
 
+    def _give_up(self, row: JobRow, error: ApiError) -> None:
+        self._ended(row, "failed", error.body["error"])
+        self.engine.cancel(row.id)
+
     def _ended(self, row: JobRow, status: str, error: Mapping[str, Any] | None) -> None:
-        self.store.set_job(row.id, status=status, finished=time.time(), error=error)
         self._progress.pop(row.id, None)
+        if not self.store.set_job(row.id, status=status, finished=time.time(), error=error):
+            return  # it has an end: a picture could not be kept, and then it was cancelled
         self.metrics.ended(status)
         code = {} if error is None else {"code": error.get("code")}
         note("job ended", job=row.id, status=status, **code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,7 @@ from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.engine import CAPACITY, Engine
 from petzval.server.app import create_app
 from petzval.server.connection import TimedProtocol
-from petzval.server.journal import configure
+from petzval.server.journal import configure, note
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
 
@@ -57,6 +58,13 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
     configure()
     settings = serving.settings
     listening = listen(settings)
+    with closing(listening):
+        engine = _load(serving)
+        run_app(create_app(settings, engine), listening, ready)
+    note("stopped")
+
+
+def _load(serving: Serving) -> Engine:
     if serving.threads is not None:
         torch.set_num_threads(serving.threads)
     drawer = PipelineDrawer(
@@ -66,8 +74,7 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
         dtype=serving.dtype,
         batch_size=serving.batch_size,
     )
-    engine = Engine([drawer], capacity=serving.capacity, batch_size=serving.batch_size)
-    run_app(create_app(settings, engine), listening, ready)
+    return Engine([drawer], capacity=serving.capacity, batch_size=serving.batch_size)
 
 
 def run_app(app: FastAPI, listening: socket.socket, ready: Callable[[str], object]) -> None:
@@ -116,9 +123,10 @@ class StudioServer(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: stop gently; a second interrupt does not wait."""
+        """A signal: stop gently; a second one does not wait."""
+        del sig, frame
+        self.force_exit = self.should_exit
         self.stop()
-        super().handle_exit(sig, frame)
 
 
 def listen(settings: ServerSettings) -> socket.socket:

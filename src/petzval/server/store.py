@@ -102,13 +102,14 @@ class Store:
         with self.read() as session:
             return list(session.scalars(query))
 
-    def set_job(self, id: str, **values: object) -> None:
-        """Change columns of a job that has no end yet."""
+    def set_job(self, id: str, **values: object) -> bool:
+        """Change columns of a job that has no end yet; False where it has one."""
         change = (
             sa.update(JobRow).where(JobRow.id == id, JobRow.status.in_(UNFINISHED)).values(**values)
         )
         with self.write() as session:
-            session.execute(change)
+            result: Any = session.execute(change)
+            return result.rowcount > 0
 
     def add_picture(
         self, job: JobRow, index: int, recipe: Recipe, picture: bytes, thumbnail: bytes

@@ -1,11 +1,13 @@
-"""`/health`, `/ready` and `/metrics`: what machines that look after the server ask."""
+"""`/health`, `/ready` and `/metrics` for those who look after the server, `/docs` for all."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
 
 from petzval.server.errors import ApiError
 from petzval.server.metrics import CONTENT_TYPE
+from petzval.server.reference import page
 from petzval.server.state import TheCaller, TheStudio
 
 router = APIRouter(tags=["operation"])
@@ -30,3 +32,9 @@ def metrics(studio: TheStudio, caller: TheCaller) -> Response:
     """The server's numbers for Prometheus; needs a key where others do."""
     del caller
     return Response(studio.metrics.text(), media_type=CONTENT_TYPE)
+
+
+@router.get("/docs", include_in_schema=False)
+def docs(request: Request) -> HTMLResponse:
+    """The API for people."""
+    return HTMLResponse(page(request.app.openapi()))
