@@ -19,7 +19,7 @@ setup: $(READY) ## make .venv with everything in it (once; again when the lists 
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,cluster,eval,gguf,diffusers,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,cluster,eval,gguf,diffusers,server,dev]'
 	@touch $@
 
 demo: setup ## set up, then draw a picture with the checkpoint that ships inside
@@ -74,6 +74,7 @@ mini: setup ## make the checkpoints that ship inside, from nothing: hours on two
 	@echo "build/runs/export and its student build/runs/turbo/checkpoint go in place of those that ship inside:"
 	@echo "  rm -r src/petzval/assets/mini && cp -r build/runs/export src/petzval/assets/mini"
 	@echo "  rm -r src/petzval/assets/mini-turbo && cp -r build/runs/turbo/checkpoint src/petzval/assets/mini-turbo"
+	@echo "  $(BIN)/python -m petzval.inference.projection"
 
 clean: ## remove caches, keep .venv and build
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

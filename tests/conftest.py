@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 # Two workers with all cores each would wait for one another. Set before torch is imported; programs
@@ -13,6 +14,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+CHROMIUM = os.environ.get("PETZVAL_CHROMIUM") or shutil.which("chromium")
+"""The browser that the page is tested in: the operating system's own."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDENS = REPOSITORY / "tests" / "goldens" / "public"
@@ -38,6 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "published_weights": (
             None if os.environ.get("PETZVAL_WEIGHTS") else "needs the published weights"
         ),
+        "browser": None if CHROMIUM else "needs Chromium: apt-get install chromium",
         "compile": None if compile_only else "compiles: run `make test-compile`",
     }
     for item in items:

@@ -9,6 +9,8 @@
     ├── DataError               a corpus, a sprite library or a packaged set cannot be read
     ├── TrainingError           a run cannot start, go on or be resumed
     ├── NumericsError           a number stopped being finite while a picture was made
+    ├── QueueFullError          as many requests wait as may wait; nothing was accepted
+    ├── ServerError             the server cannot start, or a key or its data cannot be used
     └── MissingExtraError       an optional dependency is not installed
 
 Every one carries a `hint`: the next thing to try. The command line prints both and exits with 2;
@@ -65,6 +67,14 @@ class TrainingError(PetzvalError):
 
 class NumericsError(PetzvalError):
     """A tensor stopped being finite; the message names the step."""
+
+
+class QueueFullError(PetzvalError):
+    """Too many requests wait already; the same one may be accepted later."""
+
+
+class ServerError(PetzvalError):
+    """The server cannot start, or its folder or one of its keys cannot be used."""
 
 
 class MissingExtraError(PetzvalError):

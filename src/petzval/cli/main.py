@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import typer
 
@@ -21,6 +21,8 @@ from petzval.errors import PetzvalError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Entry: TypeAlias = "Callable[..., object] | Mapping[str, Any]"
 
 COMMANDS: Mapping[str, str] = {
     "generate": "Draw pictures from prompts.",
@@ -36,8 +38,10 @@ COMMANDS: Mapping[str, str] = {
     "distill": "Teach a model to draw in four steps without guidance.",
     "evaluate": "Measure how well a model follows prompts.",
     "compare": "Compare models, or step counts of one, on the same prompts.",
+    "serve": "Run the studio: a page, jobs, and OpenAI's Images API.",
 }
-"""Name -> summary. The command is the function of that name in `petzval.cli.<name>`."""
+"""Name -> summary. The command is what has that name in `petzval.cli.<name>`: a function; or verbs
+and their functions, where "" is what the name does alone, and a verb may have verbs of its own."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
 EXIT_CODES = (
@@ -90,15 +94,26 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 
 def _load(app: typer.Typer, name: str, summary: str) -> None:
     module = import_module(f"petzval.cli.{name}")
-    entries: dict[str, Callable[..., object]] | Callable[..., object] = getattr(module, name)
-    if callable(entries):
-        app.command(name, epilog=EXIT_CODES, context_settings=_SETTINGS)(_guarded(entries))
+    _add(app, name, summary, getattr(module, name))
+
+
+def _add(app: typer.Typer, name: str, summary: str | None, entry: Entry) -> None:
+    if not isinstance(entry, Mapping):
+        app.command(name, epilog=EXIT_CODES, context_settings=_SETTINGS)(_guarded(entry))
         return
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=summary)
-    group.callback()(_summary_only)
-    for verb, function in entries.items():
-        group.command(verb, epilog=EXIT_CODES, context_settings=_SETTINGS)(_guarded(function))
+    alone = cast("Callable[..., object] | None", entry.get(""))
+    group = typer.Typer(
+        no_args_is_help=alone is None, invoke_without_command=True, rich_markup_mode=None
+    )
+    group.callback(epilog=EXIT_CODES)(_summary_only if alone is None else _guarded(alone))
+    for verb, below in entry.items():
+        if verb:
+            _add(group, verb, _first_line(below), below)
     app.add_typer(group, name=name, help=summary, context_settings=_SETTINGS)
+
+
+def _first_line(entry: Entry) -> str | None:
+    return None if not isinstance(entry, Mapping) else f"{', '.join(entry).capitalize()}."
 
 
 def _guarded(function: Callable[P, R]) -> Callable[P, R]:

@@ -7,6 +7,7 @@ padded; and features of recent prompts are kept.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -68,36 +69,40 @@ class _Setting:
 
 
 class FeatureCache:
-    """The most recently used features, up to a number of bytes."""
+    """The most recently used features, up to a number of bytes; for several threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._entries: OrderedDict[tuple[_Setting, str], PromptFeatures] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: tuple[_Setting, str]) -> PromptFeatures | None:
         """The features under this key, now the most recently used."""
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
 
     def put(self, key: tuple[_Setting, str], features: PromptFeatures) -> None:
         """Keep features, and forget the least recently used that no longer fit."""
-        if key in self._entries or features.num_bytes > self.max_bytes:
-            return
-        self._entries[key] = features
-        self.num_bytes += features.num_bytes
-        while self.num_bytes > self.max_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            self.num_bytes -= oldest.num_bytes
+        with self._lock:
+            if key in self._entries or features.num_bytes > self.max_bytes:
+                return
+            self._entries[key] = features
+            self.num_bytes += features.num_bytes
+            while self.num_bytes > self.max_bytes:
+                _, oldest = self._entries.popitem(last=False)
+                self.num_bytes -= oldest.num_bytes
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
-        self.num_bytes = 0
+        with self._lock:
+            self._entries.clear()
+            self.num_bytes = 0
 
 
 class PromptEncoder:

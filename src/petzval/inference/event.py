@@ -15,6 +15,9 @@ from petzval.inference.request import GeneratedImage
 Pixels: TypeAlias = UInt8[np.ndarray, "batch height width 3"]
 """8-bit RGB pictures."""
 
+PicturePixels: TypeAlias = UInt8[np.ndarray, "height width 3"]
+"""One of them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StepEvent:
@@ -26,6 +29,9 @@ class StepEvent:
         sigma: noise level after the step; 0 after the last one.
         images: the finished pictures, with the last step only.
         preview: call it for the pictures as they look from here (a decode: not free).
+        small_preview: call it for small, rough ones, nearly free; None where there are none.
+        finish: where decoding was left to the consumer, with the last step only: call it for the
+            finished pictures, from any thread; `images` is empty then.
     """
 
     indices: tuple[int, ...]
@@ -34,6 +40,8 @@ class StepEvent:
     sigma: float
     images: tuple[GeneratedImage, ...]
     preview: Callable[[], Pixels]
+    small_preview: Callable[[], Pixels] | None = None
+    finish: Callable[[], tuple[GeneratedImage, ...]] | None = None
 
 
 class StageClock:

@@ -15,13 +15,15 @@ import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, TypeAlias, cast
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from petzval.errors import RequestError
 from petzval.inference.paths import mode
 from petzval.inference.recipe import RECIPE_LIMIT_BYTES, Recipe, recipe_from_json
+
+ReadableFile: TypeAlias = io.BufferedReader | io.BytesIO
 
 PNG_KEYWORD = "petzval"
 FORMATS: Mapping[str, str] = {
@@ -63,11 +65,14 @@ def format_of(path: Path) -> str:
     return FORMATS[suffix]
 
 
-def encode(picture: Image.Image, recipe: Recipe, format: str) -> bytes:
+def encode(
+    picture: Image.Image, recipe: Recipe, format: str, *, quality: int | None = None
+) -> bytes:
     """The bytes of a file; the same picture and recipe give the same bytes.
 
     Args:
         format: "png", "jpeg" or "webp".
+        quality: 0 to 100, of JPEG and WebP; left out, JPEG takes 95 and WebP loses nothing.
 
     Raises:
         RequestError: unknown format, or the recipe does not fit into this one.
@@ -80,11 +85,13 @@ def encode(picture: Image.Image, recipe: Recipe, format: str) -> bytes:
     elif format in ("jpeg", "webp"):
         exif = _exif(recipe)
         if format == "webp":
-            picture.save(buffer, "WEBP", lossless=True, exif=exif)
+            loss = {"lossless": True} if quality is None else {"quality": quality}
+            picture.save(buffer, "WEBP", exif=exif, **loss)
         elif len(exif) > _JPEG_LIMIT_BYTES:
             raise RequestError("the recipe is too long for a JPEG", "write PNG or WebP")
         else:
-            picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
+            quality = QUALITY if quality is None else quality
+            picture.save(buffer, "JPEG", quality=quality, subsampling=0, exif=exif)
     else:
         known = ", ".join(sorted(set(FORMATS.values())))
         raise RequestError(f"unknown format {format!r}", f"formats are {known}")
@@ -92,46 +99,67 @@ def encode(picture: Image.Image, recipe: Recipe, format: str) -> bytes:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe inside a picture; its pixels are not decoded.
+    """The recipe inside a picture's file; its pixels are not decoded.
+
+    Raises:
+        RequestError: no file that can be read; or as `recipe_in`.
+        ConfigError: the recipe is damaged or forged.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return recipe_in(file, str(path))
+    except FileNotFoundError:
+        raise RequestError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise RequestError(f"{path} is a folder", "name one picture in it") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def recipe_in(file: ReadableFile, name: str) -> Recipe:
+    """The recipe inside an open picture that anybody may have made; its pixels are not decoded.
+
+    Args:
+        file: at its start, and it can be sought in.
+        name: what messages call it.
 
     Raises:
         RequestError: not a picture that can be read, larger than any of ours, or without a recipe.
         ConfigError: the recipe is damaged or forged.
     """
-    path = Path(path)
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            _refuse_large(path, file)
+        with warnings.catch_warnings():
+            _refuse_large(name, file)
             warnings.simplefilter("ignore")  # only the header is read, however large it says
             with Image.open(file) as picture:
                 text = _recipe_text(picture)
     except RequestError:
         raise
-    except FileNotFoundError:
-        raise RequestError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise RequestError(f"{path} is a folder", "name one picture in it") from None
     except UnidentifiedImageError:
         raise RequestError(
-            f"{path} is not a picture", "recipes are in PNG, JPEG and WebP files"
+            f"{name} is not a picture", "recipes are in PNG, JPEG and WebP files"
         ) from None
     except Image.DecompressionBombError:
         raise RequestError(
-            f"{path} holds no recipe: it is larger than any picture that petzval makes", _HINT
+            f"{name} holds no recipe: it is larger than any picture that petzval makes", _HINT
         ) from None
     except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise RequestError(f"{name} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a hostile file can make a decoder raise nearly anything
-        raise RequestError(f"{path} is damaged: {str(error)[:200]}") from error
+        raise RequestError(f"{name} is damaged: {str(error)[:200]}") from error
     if text is None:
-        raise RequestError(f"{path} holds no recipe", _HINT)
-    return recipe_from_json(text, where=str(path))
+        raise RequestError(f"{name} holds no recipe", _HINT)
+    return recipe_from_json(text, where=name)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write a file whole: a temporary one beside it is renamed, and removed on any failure.
 
     Folders on the way are made.
+
+    Args:
+        durable: return only when the file would survive a power failure.
 
     Raises:
         RequestError: the folder or the file cannot be written; nothing is left behind.
@@ -147,13 +175,28 @@ def write_atomically(path: Path, data: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
+            if durable:
+                _sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder last; systems that cannot open one do so by themselves."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def output_error(path: Path, error: OSError) -> RequestError:
@@ -187,21 +230,22 @@ def _exif(recipe: Recipe) -> bytes:
     return exif.tobytes()
 
 
-def _refuse_large(path: Path, file: BinaryIO) -> None:
+def _refuse_large(name: str, file: ReadableFile) -> None:
     """Refuse what no picture of ours has, before a decoder reads it; then go back to the start."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     if size > FILE_LIMIT_BYTES:
         raise RequestError(
-            f"{path} has {size:,} bytes; at most {FILE_LIMIT_BYTES:,} are read for a recipe", _HINT
+            f"{name} has {size:,} bytes; at most {FILE_LIMIT_BYTES:,} are read for a recipe", _HINT
         )
     if file.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE:
         while len(header := file.read(8)) == 8:
-            length, name = struct.unpack(">I4s", header)
-            if name == b"IDAT":
+            length, kind = struct.unpack(">I4s", header)
+            if kind == b"IDAT":
                 break
             if length > CHUNK_LIMIT_BYTES:
                 raise RequestError(
-                    f"{path}: a part before the pixels has {length:,} bytes; at most "
+                    f"{name}: a part before the pixels has {length:,} bytes; at most "
                     f"{CHUNK_LIMIT_BYTES:,} are read",
                     _HINT,
                 )

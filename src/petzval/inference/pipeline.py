@@ -9,8 +9,9 @@ the same bytes alone and in company.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,7 @@ from petzval.inference.numerics import NoiseSource
 from petzval.inference.opening import open_checkpoint
 from petzval.inference.parts import Parts
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.preview import SmallPreviews
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
@@ -58,6 +60,9 @@ class Pipeline:
         denoiser, autoencoder: on one device, in one dtype.
         defaults: what requests leave open.
         loras: what the denoiser's weights hold beyond the checkpoint's; goes into recipes.
+
+    Attributes:
+        previews: small pictures in the events of steps, once they have begun.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Pipeline:
         self.autoencoder = autoencoder.eval()
         self.defaults = defaults
         self.loras = tuple(loras)
+        self.previews = SmallPreviews(autoencoder)
         self.dtype = denoiser.img_in.weight.dtype
         self.device = denoiser.img_in.weight.device
         self._made_by = MadeBy(
@@ -183,6 +189,7 @@ class Pipeline:
         *,
         batch_size: int = 1,
         noise: LatentTokens | None = None,
+        leave_decoding: bool = False,
         **options: Any,
     ) -> Iterator[StepEvent]:
         """The same, step by step; stop iterating to stop the work. See `generate`.
@@ -190,6 +197,8 @@ class Pipeline:
         Args:
             noise: [pictures, tokens, channels] in place of the seeds' own; recipes do not remember
                 it.
+            leave_decoding: the last step's event has no pictures but `finish`, which decodes them
+                in whatever thread calls it, while the next ones are drawn in this one.
 
         Raises:
             RequestError: the request cannot be served, or the noise is of another shape; raised at
@@ -208,10 +217,14 @@ class Pipeline:
             )
         source = NoiseSource((height, width), expected[2], plan.parity, self.dtype)
         source.check(plan.images)
-        return self._run(plan, batch_size, source if noise is None else noise)
+        return self._run(plan, batch_size, source if noise is None else noise, leave_decoding)
 
     def _run(
-        self, plan: GenerationPlan, batch_size: int, noise: NoiseSource | LatentTokens
+        self,
+        plan: GenerationPlan,
+        batch_size: int,
+        noise: NoiseSource | LatentTokens,
+        leave_decoding: bool,
     ) -> Iterator[StepEvent]:
         levels, modulations = self._schedule(plan)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
@@ -223,13 +236,17 @@ class Pipeline:
             for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
                 _check(step, images, self.dtype)
                 clock.lap("denoise")
-                finished: tuple[GeneratedImage, ...] = ()
+                event = self._event(plan, images, step)
                 if step.index + 1 == step.num_steps:
-                    pixels = self._pixels(step.tokens, plan)
-                    clock.lap("decode")
-                    finished = self._finish(plan, images, pixels, clock.seconds)
-                yield self._event(plan, images, step, finished)
-                clock.resume()
+                    finish = partial(self._finish, plan, images, step.tokens, clock)
+                    event = (
+                        replace(event, finish=cache(finish))
+                        if leave_decoding
+                        else replace(event, images=finish())
+                    )
+                yield event
+                if step.index + 1 < step.num_steps:  # else the clock may be another thread's
+                    clock.resume()
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -247,6 +264,12 @@ class Pipeline:
         if isinstance(request, GenerationRequest):
             return make_plan(replace(request, **options), self.defaults)
         return make_plan(GenerationRequest(prompt=request, **options), self.defaults)
+
+    def encode_prompts(self, plan: GenerationPlan) -> None:
+        """Encode a plan's words now; drawing it finds their features in the cache."""
+        prompts = [image.prompt for image in plan.images]
+        negatives = [image.negative_prompt for image in plan.images if image.negative_prompt]
+        self._encode(plan, prompts + (negatives if plan.guidance != 1.0 else []))
 
     def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
@@ -346,27 +369,31 @@ class Pipeline:
         plan: GenerationPlan,
         images: Sequence[PlannedImage],
         step: Step,
-        finished: tuple[GeneratedImage, ...],
     ) -> StepEvent:
         return StepEvent(
             indices=tuple(image.index for image in images),
             step=step.index + 1,
             num_steps=step.num_steps,
             sigma=step.sigma_next,
-            images=finished,
+            images=(),
             preview=lambda: self._pixels(step.data_estimate, plan),
+            small_preview=self.previews.of(lambda: step.data_estimate, plan.resolution.grid),
         )
 
     def _finish(
         self,
         plan: GenerationPlan,
         images: Sequence[PlannedImage],
-        pixels: Pixels,
-        seconds: Mapping[str, float],
+        tokens: LatentTokens,
+        clock: StageClock,
     ) -> tuple[GeneratedImage, ...]:
+        """Decode the pictures; the time it takes is the last that their clock measures."""
+        clock.resume()
+        pixels = self._pixels(tokens, plan)
+        clock.lap("decode")
         threads = torch.get_num_threads() if self.device.type == "cpu" else None
         made_by = replace(self._made_by, threads=threads)
-        share = {stage: time / len(images) for stage, time in seconds.items()}
+        share = {stage: time / len(images) for stage, time in clock.seconds.items()}
         return tuple(
             GeneratedImage(
                 pixels=pixels[row],
