@@ -514,6 +514,27 @@ def test_offline_a_missing_shard_is_told_by_name(
         plan_pull(find_mirror("tiny"), offline=True)
 
 
+def test_a_cache_without_links_is_held_to_what_is_known(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a system that has none, or where a person laid the files in by hand."""
+    snapshot = repository_folder(REPOSITORY) / "snapshots" / COMMIT
+    for name, data in published_folder().items():
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_bytes(data)
+    known = {VAE: {"sha256": sha256(published_folder()[VAE])}}
+    registry(tmp_path, monkeypatch, revision=COMMIT, known=known)
+    plan = plan_pull(find_mirror("tiny"), offline=True)
+    proofs = {planned.file.path: planned.proof for planned in plan.files}
+    assert proofs[VAE] == "registry" and proofs[DENOISER] == "none"
+    assert fetch(plan).folder == snapshot
+    assert (fetch(plan, out=tmp_path / "out").folder / VAE).is_file()
+    (snapshot / VAE).write_bytes(published_folder()[VAE][:-1] + b"x")
+    with pytest.raises(DownloadError, match="removed"):
+        fetch(plan)
+    assert not (snapshot / VAE).exists() and not hub.log
+
+
 def test_a_token_goes_to_the_hub_alone_and_into_no_message(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

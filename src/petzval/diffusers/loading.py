@@ -18,10 +18,11 @@ from petzval.diffusers.networks import (
     LensGptOssEncoder,
     LensTransformer2DModel,
 )
-from petzval.errors import PetzvalError, RequestError
+from petzval.errors import RequestError
 from petzval.inference.device import choose_dtype
 from petzval.inference.variants import Located, locate
 from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.hub_cache import pulled_folder
 from petzval.weights.published import SCHEDULER, SCHEDULER_CONFIG
 from petzval.weights.pull import fetch, plan_pull
 from petzval.weights.registry import checkpoint_of
@@ -38,13 +39,10 @@ def find_folder(name: str | os.PathLike[str], *, revision: str, offline: bool) -
     if not isinstance(name, str) or Path(text).exists() or text.count("/") != 1:
         return locate(text if isinstance(name, str) else Path(text))
     mirror = checkpoint_of(text, revision)
-    try:
-        # What is here already needs no server.
-        folder = fetch(plan_pull(mirror, offline=True)).folder
-    except PetzvalError:
-        if offline:
-            raise
-        folder = fetch(plan_pull(mirror)).folder
+    # What is here was proven when it came, and needs no server.
+    folder = pulled_folder(mirror)
+    if folder is None:
+        folder = fetch(plan_pull(mirror, offline=offline)).folder
     return locate(folder)
 
 

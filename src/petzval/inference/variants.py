@@ -237,8 +237,9 @@ def places(variant: Variant) -> Iterator[Path]:
     if models:
         yield user_path(models) / variant.name
     if variant.repository is not None:
-        copies = (m.repository for m in mirrors().values() if m.model == variant.name)
-        for repository in dict.fromkeys((variant.repository, *copies)):
+        copies = [m for m in mirrors().values() if m.holds == "checkpoint"]
+        named = (m.repository for m in copies if m.model == variant.name)
+        for repository in dict.fromkeys((variant.repository, *named)):
             yield from snapshots(repository)
 
 

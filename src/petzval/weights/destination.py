@@ -78,7 +78,7 @@ class HubCache:
 
     def place(self, file: RepositoryFile) -> Path:
         # Where a system has no links, the snapshot holds the bytes and their hash is not told.
-        return self._root / "blobs" / file.etag if file.etag else self.folder / file.path
+        return self._root / "blobs" / file.blob if file.blob else self.folder / file.path
 
     def prepare(self, file: RepositoryFile) -> None:
         with writing(self._root):

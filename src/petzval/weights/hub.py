@@ -43,19 +43,17 @@ class RepositoryFile:
     Attributes:
         path: within the repository.
         num_bytes: its length.
+        blob: the name of its bytes in the cache, which is one of the hashes; "" where the cache
+            holds them under their path.
         sha256: of its bytes, which is how a repository stores large files; None where unknown.
         git_id: the git blob id, which is how it stores small ones; None where unknown.
     """
 
     path: str
     num_bytes: int
+    blob: str
     sha256: str | None = None
     git_id: str | None = None
-
-    @property
-    def etag(self) -> str:
-        """The name of its bytes in the cache."""
-        return self.git_id or self.sha256 or ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +140,9 @@ def _listed(entry: Any) -> RepositoryFile:
         raise ValueError("a hash that is none")
     if git_id is not None and not _GIT_ID.fullmatch(git_id):
         raise ValueError("a git id that is none")
-    return RepositoryFile(path=path, num_bytes=num_bytes, sha256=sha256, git_id=git_id)
+    return RepositoryFile(
+        path=path, num_bytes=num_bytes, blob=sha256 or git_id or "", sha256=sha256, git_id=git_id
+    )
 
 
 def download(

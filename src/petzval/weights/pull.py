@@ -15,7 +15,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -298,13 +298,9 @@ def _planned(mirror: Mirror, files: Iterable[RepositoryFile]) -> Iterator[Planne
     """Each file with the strictest thing that it can be held to."""
     for file in sorted(files, key=lambda file: file.path):
         sha256 = mirror.known.get(file.path, _UNKNOWN).sha256
-        proof: Proof = "repository" if file.etag else "none"
+        proof: Proof = "repository" if file.blob else "none"
         if sha256 is not None:
-            proof = "registry"
-            # Kept beside a git id, under which the cache knows a small file.
-            file = RepositoryFile(
-                path=file.path, num_bytes=file.num_bytes, sha256=sha256, git_id=file.git_id
-            )
+            file, proof = replace(file, sha256=sha256), "registry"
         yield PlannedFile(file=file, proof=proof)
 
 
@@ -343,12 +339,14 @@ def _plan_from_cache(mirror: Mirror) -> PullPlan:
 def _cached(path: Path, name: str) -> RepositoryFile:
     # One link, not the last of a chain: a blob may itself be a link into a store of other names.
     blob = path.readlink().name if path.is_symlink() else ""
-    is_hash = not set(blob) - set("0123456789abcdef")
+    if len(blob) not in (40, 64) or set(blob) - set("0123456789abcdef"):
+        blob = ""
     return RepositoryFile(
         path=name,
         num_bytes=path.stat().st_size,
-        sha256=blob if is_hash and len(blob) == 64 else None,
-        git_id=blob if is_hash and len(blob) == 40 else None,
+        blob=blob,
+        sha256=blob if len(blob) == 64 else None,
+        git_id=blob if len(blob) == 40 else None,
     )
 
 
