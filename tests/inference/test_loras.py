@@ -217,3 +217,35 @@ def test_a_recipe_may_not_name_a_path(recipe: Recipe, tmp_path: Path, name: str)
     forged = dataclasses.replace(recipe, loras=(UsedLora(file=name, sha256="0", weight=1.0),))
     with pytest.raises(RequestError, match="by a path"):
         recorded_loras(forged, tmp_path / "fox.png")
+
+
+def test_live_loras_draw_what_merged_ones_do_and_change_between_pictures(
+    golden_checkpoint: Path, styles: tuple[Path, Path]
+) -> None:
+    asked: dict[str, Any] = {"seed": 1, "size": "64x48", "steps": 2, "guidance": 1.0}
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
+    merged = Pipeline.load(golden_checkpoint, lora=[(styles[0], 0.5)], **options)
+    live = Pipeline.load(golden_checkpoint, lora=[(styles[0], 1.0)], live_lora=True, **options)
+    plain = Pipeline.load(golden_checkpoint, **options)
+
+    def pixels(pipeline: Pipeline) -> Any:
+        [image] = pipeline.generate("a fox", **asked)
+        return image.pixels.astype(int), image.recipe.loras
+
+    strong, _ = pixels(live)
+    live.set_lora_weights(0.5)
+    (got, used), (expected, _) = pixels(live), pixels(merged)
+    assert abs(got - expected).max() <= 1  # summed in another order
+    assert abs(strong - expected).max() > 1
+    assert [lora.weight for lora in used] == [0.5]
+    live.set_lora_weights(0)
+    assert (pixels(live)[0] == pixels(plain)[0]).all()
+    for wrong in ((), (1.0, 2.0), (float("nan"),)):
+        with pytest.raises(RequestError):
+            live.set_lora_weights(*wrong)
+    with pytest.raises(RequestError, match="merged into the weights") as caught:
+        merged.set_lora_weights(1.0)
+    assert "live_lora=True" in caught.value.hint
+    live.fold("a fox", **asked)
+    with pytest.raises(RequestError, match="folded"):
+        live.set_lora_weights(1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -85,6 +85,24 @@ def choose_loras(asked: LoraAsked | Sequence[LoraAsked | LoraChoice]) -> tuple[L
     one = isinstance(asked, str | Path) or _is_pair(asked)
     several = cast("Sequence[LoraAsked | LoraChoice]", (asked,) if one else asked)
     return tuple(_choice(each) for each in several)
+
+
+def reweighed(loras: Sequence[UsedLora], weights: Sequence[int | float]) -> tuple[UsedLora, ...]:
+    """The same LoRAs with other weights.
+
+    Raises:
+        RequestError: a weight is missing, one too many, or out of range.
+    """
+    if len(weights) != len(loras):
+        raise RequestError(f"{len(weights)} weights for {len(loras)} LoRAs", "give one for each")
+    choices = [
+        LoraChoice(path=Path(lora.file), weight=float(weight))
+        for lora, weight in zip(loras, weights, strict=True)
+    ]
+    return tuple(
+        replace(lora, weight=float(choice.weight))
+        for lora, choice in zip(loras, choices, strict=True)
+    )
 
 
 def recorded_loras(recipe: Recipe, picture: Path) -> tuple[LoraChoice, ...]:

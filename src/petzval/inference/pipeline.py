@@ -29,7 +29,7 @@ from petzval.inference import numerics
 from petzval.inference.denoise import branch, guided
 from petzval.inference.device import choose_device, choose_dtype, device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
-from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
+from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras, reweighed
 from petzval.inference.numerics import NoiseSource
 from petzval.inference.opening import open_checkpoint
 from petzval.inference.parts import Parts
@@ -43,6 +43,7 @@ from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, TextTokens
 from petzval.weights.lora import read_lora
+from petzval.weights.lora_live import LiveLoras
 
 Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
 """What can be drawn: a request, a plan made from one, a prompt or several."""
@@ -59,7 +60,8 @@ class Pipeline:
         text: prompts → features.
         denoiser, autoencoder: on one device, in one dtype.
         defaults: what requests leave open.
-        loras: what the denoiser's weights hold beyond the checkpoint's; goes into recipes.
+        loras: what the denoiser does beyond the checkpoint's weights; goes into recipes.
+        live: the same LoRAs where they are beside the weights and not in them.
 
     Attributes:
         previews: small pictures in the events of steps, once they have begun.
@@ -75,6 +77,7 @@ class Pipeline:
         autoencoder: Autoencoder,
         defaults: Defaults,
         loras: Sequence[UsedLora] = (),
+        live: LiveLoras | None = None,
     ) -> None:
         self.name = name
         self.identity = identity
@@ -83,6 +86,7 @@ class Pipeline:
         self.autoencoder = autoencoder.eval()
         self.defaults = defaults
         self.loras = tuple(loras)
+        self._live = live
         self.previews = SmallPreviews(autoencoder)
         self.dtype = denoiser.img_in.weight.dtype
         self.device = denoiser.img_in.weight.device
@@ -106,6 +110,7 @@ class Pipeline:
         device: str = "auto",
         dtype: str = "auto",
         lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
+        live_lora: bool = False,
         denoiser: str | Path | None = None,
         encoder: str | Path | None = None,
         vae: str | Path | None = None,
@@ -123,6 +128,8 @@ class Pipeline:
             dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
             lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
                 several of these, whose changes are summed.
+            live_lora: keep LoRAs beside the weights, so that `set_lora_weights` can change how
+                strong they are; they cost some time then, and round differently.
             denoiser, encoder, vae: files or folders of any format that is read, in place of the
                 checkpoint's own.
             tokenizer: a folder with `tokenizer.json`, the file, or a file of weights with it
@@ -142,18 +149,38 @@ class Pipeline:
         loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
         tokenize = PromptTokenizer(checkpoint.tokenizer)
         encode = checkpoint.load_encoder(number, place)
+        merged = () if live_lora else loras
+        drawing = checkpoint.load_denoiser(number, place, loras=merged)
+        strengths = [weight for _, weight in loras]
         return cls(
             name=located.name,
             identity=identity,
             text=PromptEncoder(encode, tokenize, checkpoint_id=identity),
-            denoiser=checkpoint.load_denoiser(number, place, loras=loras),
+            denoiser=drawing,
             autoencoder=checkpoint.load_vae(number, place),
             defaults=located.defaults,
             loras=[
                 UsedLora(file=each.name, sha256=each.sha256, weight=weight)
                 for each, weight in loras
             ],
+            live=LiveLoras(drawing, [each for each, _ in loras], strengths) if live_lora else None,
         )
+
+    def set_lora_weights(self, *weights: int | float) -> None:
+        """How strong each LoRA is from now on, in the order in which they were loaded.
+
+        Raises:
+            RequestError: the LoRAs are merged, a weight is missing or out of range, or the
+                pipeline was folded.
+        """
+        if self._live is None or self._dropped:
+            why = "merged into the weights" if self._live is None else "folded with them"
+            hint = "load it with live_lora=True, and do not fold it"
+            raise RequestError(f"this pipeline's LoRAs are {why}, and cannot change any more", hint)
+        self.loras = reweighed(self.loras, weights)
+        self._live.set(weights)
+        self._made_by = replace(self._made_by, loras=self.loras)
+        self._folded.clear()
 
     def generate(
         self,
@@ -425,10 +452,8 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
-    denoiser: str | Path | None = None,
-    encoder: str | Path | None = None,
-    vae: str | Path | None = None,
-    tokenizer: str | Path | None = None,
+    live_lora: bool = False,
+    **parts: str | Path | None,
 ) -> Pipeline:
     """Load a model by name or path, or from parts: see `Pipeline.load`.
 
@@ -436,12 +461,5 @@ def load(
         RequestError, CheckpointError: as `Pipeline.load`.
     """
     return Pipeline.load(
-        name_or_path,
-        device=device,
-        dtype=dtype,
-        lora=lora,
-        denoiser=denoiser,
-        encoder=encoder,
-        vae=vae,
-        tokenizer=tokenizer,
+        name_or_path, device=device, dtype=dtype, lora=lora, live_lora=live_lora, **parts
     )

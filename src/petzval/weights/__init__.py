@@ -14,6 +14,7 @@ component    one component from any file, recognised by its keys
 assembly     a checkpoint put together from parts
 convert      one format into another
 lora         small changes to the denoiser in files of every family, and what adds them
+lora_live    the same beside the weights, their strength free to change
 writing      components and checkpoints written, all or nothing
 mxfp4        4-bit blocks, decoded and encoded
 registry     the mirrors of the weights: data, with licences and known hashes

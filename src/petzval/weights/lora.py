@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,14 @@ class LowRank:
         """The change of the layer's weight, in float32."""
         return self.scale * (self.up.to(device).float() @ self.down.to(device).float())
 
+    def apply(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """What the change adds to the layer's output: the same product, never written out."""
+        return self.scale * ((x @ self.down.T) @ self.up.T)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
+        """The same with its halves elsewhere and of another type."""
+        return replace(self, down=self.down.to(device, dtype), up=self.up.to(device, dtype))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Kronecker:
@@ -63,6 +71,15 @@ class Kronecker:
         return self.scale * torch.kron(
             self.left.to(device).float(), self.right.to(device).float().contiguous()
         )
+
+    def apply(self, x: Float[Tensor, "... bd"]) -> Float[Tensor, "... ac"]:
+        """What the change adds to the layer's output; x is cut to [b, d]: left x rightᵀ."""
+        parts = x.unflatten(-1, (self.left.shape[1], self.right.shape[1]))
+        return self.scale * (self.left @ (parts @ self.right.T)).flatten(-2)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Kronecker:
+        """The same with its factors elsewhere and of another type."""
+        return replace(self, left=self.left.to(device, dtype), right=self.right.to(device, dtype))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,6 +101,19 @@ class LayerChange:
             product = piece.product(device)
             total[first : first + product.shape[0]] += product
         return total
+
+    def apply(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        """What the change adds to the layer's output for an input."""
+        total = x.new_zeros(*x.shape[:-1], self.shape[0])
+        for first, piece in self.pieces:
+            added = piece.apply(x)
+            total[..., first : first + added.shape[-1]] += added
+        return total
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LayerChange:
+        """The same with its numbers elsewhere and of another type."""
+        moved = tuple((first, piece.to(device, dtype)) for first, piece in self.pieces)
+        return replace(self, pieces=moved)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

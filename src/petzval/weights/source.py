@@ -19,6 +19,7 @@ from torch import Tensor
 
 from petzval.errors import CheckpointError
 from petzval.weights.header import DTYPES
+from petzval.weights.tensors import REMAP_BYTES
 
 
 @runtime_checkable
@@ -151,6 +152,7 @@ class DerivedSource:
                 )
             infos[tensor.key] = tensor
         self.infos: Mapping[str, DerivedTensor] = MappingProxyType(infos)
+        self._read_bytes = 0
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -174,13 +176,19 @@ class DerivedSource:
         Raises:
             CheckpointError: the file cannot be read any more, or its scales are no numbers.
         """
-        tensor = self.infos[key].load()
-        if dtype is None or not tensor.is_floating_point():
-            return tensor.to(device)
-        return tensor.to(device=device, dtype=dtype)
+        info = self.infos[key]
+        tensor = info.load()
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        tensor = tensor.to(device)
+        self._read_bytes += info.num_bytes
+        if self._read_bytes >= REMAP_BYTES:
+            self.close()  # gives back the pages of what was read and unpacked
+        return tensor
 
     def close(self) -> None:
         """Let go of the files."""
+        self._read_bytes = 0
         self.base.close()
 
     def digest(self) -> str:
