@@ -10,7 +10,7 @@ WORKERS ?= 2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compile check format lint types imports docs reference bench goldens mini clean
+.PHONY: help setup demo studio test test-compile check format lint types imports docs reference bench goldens mini clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,12 +19,15 @@ setup: $(READY) ## make .venv with everything in it (once; again when the lists 
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,cluster,eval,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,cluster,eval,server,dev]'
 	@touch $@
 
 demo: setup ## set up, then draw a picture with the checkpoint that ships inside
 	$(BIN)/petzval generate "a red apple on a white background" --seed 0 --out demo.png
 	@echo "the picture is demo.png; its recipe: $(BIN)/petzval show demo.png"
+
+studio: setup ## set up, then serve the studio and open its page in a browser
+	$(BIN)/petzval serve --open
 
 test: setup ## set up, then run every test
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope -q
