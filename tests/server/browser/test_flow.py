@@ -14,7 +14,7 @@ from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.image import read_recipe
 from petzval.server.keys import LOCAL
 from petzval.server.tables import JobRow, PictureRow
-from tests.server.browser.conftest import Open
+from tests.server.browser.conftest import SECONDS, Open
 from tests.server.running import running
 from tests.server.scripted import ScriptedDrawer
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 TILES = ".tile:not([hidden])"
 NUM_PICTURES = 500
 
-MOST_LAYOUT_SECONDS = 1.5
+MOST_LAYOUT_SECONDS = 3.0
 """Of the main thread's own time for layout and style while 500 pictures are scrolled through."""
 
 
@@ -33,8 +33,8 @@ def test_two_clicks_make_a_picture(tmp_path: Path, visit: Open) -> None:
         page = visit(studio.url)
         page.get_by_role("button", name="a red apple on a white background").click()
         page.get_by_role("button", name="Create").last.click()
-        expect(page.locator(".frame .preview")).to_be_visible(timeout=60_000)
-        expect(page.locator(".frame img.there")).to_be_visible(timeout=120_000)
+        expect(page.locator(".frame .preview")).to_be_visible()
+        expect(page.locator(".frame img.there")).to_be_visible()
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
         saved = tmp_path / "saved.png"
@@ -69,8 +69,8 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, visit: Open) -> N
     page.get_by_label("Prompt").fill("third")
     page.get_by_role("button", name="Create").last.click()  # kept until there is an answer
     with running(tmp_path, ScriptedDrawer(), port=port) as studio:
-        expect(banner).to_be_hidden(timeout=30_000)
-        expect(page.get_by_role("button", name="third, seed")).to_have_count(1, timeout=30_000)
+        expect(banner).to_be_hidden()
+        expect(page.get_by_role("button", name="third, seed")).to_have_count(1)
         for prompt in ("first", "second"):
             expect(page.get_by_role("button", name=f"{prompt}, seed")).to_have_count(1)
         jobs = studio.client.get("/v1/jobs").json()["data"]
@@ -152,15 +152,18 @@ def test_five_hundred_pictures_scroll_without_jank(tmp_path: Path, visit: Open) 
 
         before = spent()
         page.mouse.move(1000, 600)
-        end = time.monotonic() + 60
+        end = time.monotonic() + SECONDS
         while page.locator(TILES).count() < NUM_PICTURES or not page.evaluate(
             "scrollY + innerHeight > document.documentElement.scrollHeight - 20"
         ):
             page.mouse.wheel(0, 900)
             assert time.monotonic() < end
         after = spent()
-        took = {name: after[name] - before[name] for name in after if name.endswith(("Duration", "Count"))}
-        print(took, page.evaluate("document.documentElement.scrollHeight"))
+        took = {
+            name: after[name] - before[name]
+            for name in after
+            if name.endswith(("Duration", "Count"))
+        }
         layout = took["LayoutDuration"] + took["RecalcStyleDuration"]
         assert layout < MOST_LAYOUT_SECONDS, took
         expect(page.locator(f"{TILES} img.there").last).to_be_visible()
