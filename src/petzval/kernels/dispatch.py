@@ -116,6 +116,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
     return (slow if _in_reference() else fast).attention(query, key, value, key_mask)
 
 
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """See `kernels.fast.scaled_attention`: for devices that have float16 and no bfloat16."""
+    module = slow if _in_reference() else fast
+    return module.scaled_attention(query, key, value, key_mask)
+
+
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
     """See `kernels.reference.packed_attention`."""
     module = slow if _in_reference() else fast
