@@ -14,7 +14,7 @@ import torch
 from petzval.config import from_mapping
 from petzval.errors import ConfigError, PetzvalError, PlacementError, RequestError
 from petzval.inference.footprint import Footprints, Work
-from petzval.inference.pipeline import MemoryWarning, Pipeline
+from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import (
     AUTOENCODER,
     DENOISER,
@@ -28,7 +28,7 @@ from petzval.inference.placement import (
     spell_bytes,
 )
 from petzval.inference.planner import Budget, Planner
-from petzval.inference.planning import Planning, as_json
+from petzval.inference.planning import MemoryWarning, Planning, as_json
 from petzval.inference.residency import Residency
 from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.weights.checkpoint import Checkpoint
@@ -290,6 +290,19 @@ def test_out_of_memory_becomes_a_smaller_plan(
     assert all(weight.is_meta for weight in denoiser.parameters())  # the old plan's is gone
     assert len(kept) == 1
     del forward
+
+
+def test_out_of_memory_while_loading_is_planned_around(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Checkpoint, "load_vae", fail)
+    planner = _planner(Checkpoint.open(golden_checkpoint))
+    monkeypatch.setattr(Planning, "planner", lambda *_: planner)
+    loaded = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32")
+    assert loaded.placement == planner.choose(Budget())
 
 
 def test_other_errors_are_not_taken_for_it(

@@ -12,31 +12,31 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import petzval
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
-from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import PlacementError, RequestError
 from petzval.flow.sampler import Step, network_sigmas, sample
 from petzval.flow.schedule import sigmas
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
-from petzval.inference.denoise import branch, guided
-from petzval.inference.device import choose_device, choose_dtype, device_name
+from petzval.inference.denoise import branch, brought, guided
+from petzval.inference.device import device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
-from petzval.inference.numerics import NoiseSource
+from petzval.inference.numerics import Noise, NoiseSource
 from petzval.inference.placement import DENOISER, ENCODER, Placement, choose_storage
-from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
 from petzval.inference.planner import Amount, Budget
-from petzval.inference.planning import Planning, default_work
+from petzval.inference.planning import MemoryWarning, Planning, default_work
 from petzval.inference.recipe import UsedLora
-from petzval.inference.request import GeneratedImage, GenerationRequest
+from petzval.inference.request import GeneratedImage
 from petzval.inference.residency import Networks, Residency
 from petzval.inference.variants import Defaults, locate
 from petzval.kernels import backends
@@ -45,20 +45,8 @@ from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.strips import decode_in_strips
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, TextTokens
-from petzval.weights.checkpoint import Checkpoint
-from petzval.weights.lora import read_lora
-
-Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
-"""What can be drawn: a request, a plan made from one, a prompt or several."""
-
-Noise: TypeAlias = NoiseSource | LatentTokens
-"""Drawn from seeds, or given: [pictures, tokens, channels]."""
 
 _KEPT_SCHEDULES = 4
-
-
-class MemoryWarning(UserWarning):
-    """Memory ran out, and a smaller plan is followed from here on."""
 
 
 class Pipeline:
@@ -147,11 +135,8 @@ class Pipeline:
     ) -> Pipeline:
         """Load a variant by name, or any checkpoint in the published folder layout.
 
-        LoRAs are added to the weights of this pipeline alone: they cost nothing while it draws,
-        and one that is loaded without them has the checkpoint's own.
-
-        With a limit of memory, a placement is computed first and then followed: what comes, when it
-        goes, and in which form. The picture stays the same unless `quantise` asks for less.
+        LoRAs are added to the weights of this pipeline alone. With a limit of memory, a placement
+        is computed first and then followed; the picture is the same unless `quantise` is asked for.
 
         Args:
             name_or_path: "mini", "lens-turbo" …, see `variants.locate`; or a folder.
@@ -172,37 +157,28 @@ class Pipeline:
             PlacementError: nothing fits into the memory.
         """
         located = locate(name_or_path)
-        choices = choose_loras(lora)
-        place = choose_device(device)
-        number = choose_dtype(dtype, place)
-        checkpoint = Checkpoint.open(located.folder)
-        loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        planning = Planning(
-            checkpoint=checkpoint,
-            tokenizer=PromptTokenizer(checkpoint.tokenizer_folder),
-            device=place,
-            dtype=number,
+        planning = Planning.open(
+            located.folder,
+            choose_loras(lora),
+            device=device,
+            dtype=dtype,
             budget=Budget.of(memory, ram),
             storage=choose_storage(quantise),
-            loras=loras,
         )
         work = default_work(located.defaults)
         if request is not None:
-            work = planning.work(_plan(request, located.defaults))
+            work = planning.work(decide(request, located.defaults))
         residency = planning.settle(work)
-        identity = checkpoint.identity
-        text = PromptEncoder(residency.networks.encoder, planning.tokenizer, checkpoint_id=identity)
+        identity = planning.checkpoint.identity
+        networks = residency.networks
         return cls(
             name=located.name,
             identity=identity,
-            text=text,
-            denoiser=residency.networks.denoiser,
-            autoencoder=residency.networks.autoencoder,
+            text=PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=identity),
+            denoiser=networks.denoiser,
+            autoencoder=networks.autoencoder,
             defaults=located.defaults,
-            loras=[
-                UsedLora(file=each.name, sha256=each.sha256, weight=weight)
-                for each, weight in loras
-            ],
+            loras=planning.used_loras,
             residency=residency,
             planning=planning,
         )
@@ -269,8 +245,6 @@ class Pipeline:
         return self._run(plan, batch_size, source if noise is None else noise)
 
     def _run(self, plan: GenerationPlan, batch_size: int, noise: Noise) -> Iterator[StepEvent]:
-        if not self._residency.keeps(ENCODER):
-            self._encode(plan, plan.texts)  # all of them before it leaves
         for images in self._batches(plan, batch_size):
             yield from self._with_retries(plan, images, noise)
 
@@ -298,13 +272,15 @@ class Pipeline:
         noise: NoiseSource | LatentTokens,
     ) -> Iterator[StepEvent]:
         clock = StageClock()
+        if not self._residency.keeps(ENCODER):
+            self._encode(plan, plan.texts)  # all of them before it leaves
         levels, modulations = self._schedule(plan)
         denoise = self._denoise(plan, images, modulations)
         clock.lap("encode")
-        tokens = _noise(images, noise).to(self.device)
+        tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
         for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
-            _check(step, images, self.dtype)
+            numerics.check_step(step, images, self.dtype)
             clock.lap("denoise")
             finished: tuple[GeneratedImage, ...] = ()
             if step.index + 1 == step.num_steps:
@@ -320,9 +296,9 @@ class Pipeline:
         Raises:
             PlacementError: there is none.
         """
-        self._residency.release()
         if self._planning is None:
             raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
+        self._residency.release()
         placement = self._planning.smaller(self._planning.work(plan), self.placement)
         warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=2)
         self._adopt(self._planning.follow(placement))
@@ -333,7 +309,7 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served; or options on top of a finished plan.
         """
-        return _plan(request, self.defaults, **options)
+        return decide(request, self.defaults, **options)
 
     def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
@@ -397,26 +373,15 @@ class Pipeline:
         """(tokens, sigma, call) → velocity, with words and guidance inside."""
         grid = plan.resolution.grid
         text = self._text_tokens(plan, [image.prompt for image in images])
-        conditional = self._branch(text, grid, modulations)
+        bring = partial(self._residency.bring, DENOISER)
+        conditional = brought(branch(self.denoiser, text, grid, modulations), bring)
         if plan.guidance == 1.0:
             return conditional
         negatives = [image.negative_prompt for image in images if image.negative_prompt]
         text = self._text_tokens(plan, negatives) if negatives else None
-        unconditional = self._branch(text, grid, modulations)
+        unconditional = brought(branch(self.denoiser, text, grid, modulations), bring)
         exact = not plan.parity.state_in_network_dtype
         return guided(conditional, unconditional, plan.guidance, exact=exact)
-
-    def _branch(
-        self, text: TextTokens | None, grid: tuple[int, int], steps: Sequence[StepModulation]
-    ) -> Denoise:
-        """A branch that brings the denoiser before each call: a preview may have put it out."""
-        velocity = branch(self.denoiser, text, grid, steps)
-
-        def brought(tokens: Tensor, sigma: float, call: int) -> Tensor:
-            self._residency.bring(DENOISER)
-            return velocity(tokens, sigma, call)
-
-        return brought
 
     @torch.no_grad()
     def _text_tokens(self, plan: GenerationPlan, prompts: Sequence[str]) -> TextTokens:
@@ -481,44 +446,4 @@ class Pipeline:
         )
 
 
-def _noise(images: Sequence[PlannedImage], noise: NoiseSource | Tensor) -> Tensor:
-    """The rows of some pictures, drawn or given."""
-    if isinstance(noise, Tensor):
-        return noise[[image.index for image in images]]
-    return noise.rows(images)
-
-
-def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
-    """Stop where a number is not finite any more, in place of a black picture."""
-    numbers = " and ".join(str(image.index + 1) for image in images)
-    where = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
-    numerics.check_finite(step.tokens, where, dtype)
-
-
-def _plan(request: Asked, defaults: Defaults, **options: Any) -> GenerationPlan:
-    if isinstance(request, GenerationPlan):
-        if options:
-            raise RequestError(
-                f"a plan is decided, and cannot take {', '.join(options)} any more",
-                "give the options with the request that the plan is made from",
-            )
-        return request
-    if isinstance(request, GenerationRequest):
-        return make_plan(replace(request, **options), defaults)
-    return make_plan(GenerationRequest(prompt=request, **options), defaults)
-
-
-def load(
-    name_or_path: str | Path = "mini",
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
-    **limits: Any,
-) -> Pipeline:
-    """Load a model by name or path: see `Pipeline.load`, also for the limits of memory.
-
-    Raises:
-        RequestError, CheckpointError, PlacementError: as `Pipeline.load`.
-    """
-    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora, **limits)
+load = Pipeline.load

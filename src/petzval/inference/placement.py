@@ -196,7 +196,7 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * unit)
 
 
-def spell_bytes(count: float) -> str:
+def spell_bytes(count: int) -> str:
     """Bytes for people, in powers of ten: "8.2 GB"."""
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= size:
