@@ -11,6 +11,7 @@ from benchmarks.cases import (
     denoiser,
     encoder,
     full_width,
+    memory,
     packed,
 )
 
@@ -23,4 +24,5 @@ CASES: tuple[Case, ...] = (
     *corpus_captions.CASES,
     *corpus_shards.CASES,
     *full_width.CASES,
+    *memory.CASES,
 )

@@ -62,6 +62,9 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    memory: options.Memory = None,
+    ram: options.Ram = None,
+    quantise: options.Quantise = None,
 ) -> None:
     """Draw pictures from prompts.
 
@@ -90,7 +93,8 @@ def generate(
         recipe = _recipe(from_, prompt, file)
         request = _request(recipe, prompt, file, given)
         loras = _loras(lora, recipe, from_)
-        machine = {"device": device, "dtype": dtype, "threads": threads}
+        limits = {"memory": memory, "ram": ram, "quantise": quantise}
+        machine = {"device": device, "dtype": dtype, "threads": threads, "limits": limits}
         parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
         _draw(request, recipe, model, parts, loras, machine, out=out, format=format, json=json)
 
@@ -116,7 +120,7 @@ def _draw(
     name = model if model is not None or named else _recipe_model(recipe)
     request.resolution(locate(name, named).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
-    pipeline = _load(name, parts, recipe, loras, **machine)
+    pipeline = _load(name, parts, request, recipe, loras, **machine)
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None or bool(named))
     plan = pipeline.plan(request)
@@ -163,14 +167,16 @@ def _loras(
 def _load(
     name: str | None,
     parts: dict[str, Path | None],
+    request: GenerationRequest,
     recipe: Recipe | None,
     loras: tuple[LoraChoice, ...],
     *,
     device: str,
     dtype: str | None,
     threads: int | None,
+    limits: dict[str, str | None],
 ) -> Pipeline:
-    """The model, in the dtype and on the number of threads of the recipe where none are given."""
+    """The model, in the form and on the number of threads of the recipe where none are given."""
     from rich.text import Text
 
     label = printable(name or str(parts["denoiser"]), _WORD_LIMIT)
@@ -184,7 +190,11 @@ def _load(
         if threads is not None:
             torch.set_num_threads(threads)
         dtype = dtype or (recipe.dtype if recipe else "auto")
-        return Pipeline.load(name, device=device, dtype=dtype, lora=loras, **parts)
+        kept = limits["quantise"] or (recipe.weights if recipe else "exact")
+        limited: dict[str, Any] = {**parts, **limits, "quantise": kept}
+        return Pipeline.load(
+            name, device=device, dtype=dtype, lora=loras, request=request, **limited
+        )
 
 
 def _recorded_threads(recipe: Recipe | None, device: torch.device) -> int | None:

@@ -26,6 +26,7 @@ Entry: TypeAlias = "Callable[..., object] | Mapping[str, Any]"
 
 COMMANDS: Mapping[str, str] = {
     "generate": "Draw pictures from prompts.",
+    "plan": "Plan memory and time of a picture before anything is loaded.",
     "show": "Print the recipe inside a picture.",
     "models": "List the models, where they are and what they need.",
     "pull": "Fetch weights from a mirror, proven, with their licence shown first.",

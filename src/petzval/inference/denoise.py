@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,16 @@ def branch(
         return denoiser(tokens, text, modulations[call], rope)
 
     return velocity
+
+
+def brought(velocity: Denoise, bring: Callable[[], object]) -> Denoise:
+    """A branch whose network is brought before each call: a preview may have put it out."""
+
+    def after(tokens: Tensor, sigma: float, call: int) -> Tensor:
+        bring()
+        return velocity(tokens, sigma, call)
+
+    return after
 
 
 def guided(

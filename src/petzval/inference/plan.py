@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from petzval.conditioning.template import resolve_date
+from petzval.errors import RequestError
 from petzval.flow.schedule import empirical_mu, warn_off_family
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
+from petzval.inference.placement import Storage
 from petzval.inference.recipe import Recipe, UsedLora
 from petzval.inference.request import GenerationRequest
 from petzval.inference.variants import Defaults
@@ -47,6 +50,13 @@ class GenerationPlan:
     truncate: Truncate
     markers: Markers
     max_tokens: int
+
+    @property
+    def texts(self) -> list[str]:
+        """All that has to be encoded: prompts and negative prompts, each once."""
+        prompts = [image.prompt for image in self.images]
+        negatives = [image.negative_prompt for image in self.images if image.negative_prompt]
+        return list(dict.fromkeys(prompts + negatives))
 
     def batches(self, size: int, lengths: Mapping[str, int]) -> Iterator[tuple[PlannedImage, ...]]:
         """Pictures in groups of at most `size` whose texts have the same numbers of tokens.
@@ -89,7 +99,30 @@ class GenerationPlan:
             device=made_by.device,
             torch=made_by.torch,
             threads=made_by.threads,
+            weights=made_by.weights,
         )
+
+
+Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
+"""What can be drawn: a request, a plan made from one, a prompt or several."""
+
+
+def decide(asked: Asked, defaults: Defaults, **options: Any) -> GenerationPlan:
+    """The plan of whatever was asked for, with further fields of the request as options.
+
+    Raises:
+        RequestError: the request cannot be served; or options on top of a finished plan.
+    """
+    if isinstance(asked, GenerationPlan):
+        if options:
+            raise RequestError(
+                f"a plan is decided, and cannot take {', '.join(options)} any more",
+                "give the options with the request that the plan is made from",
+            )
+        return asked
+    if isinstance(asked, GenerationRequest):
+        return make_plan(replace(asked, **options), defaults)
+    return make_plan(GenerationRequest(prompt=asked, **options), defaults)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +137,7 @@ class MadeBy:
     torch: str
     threads: int | None = None
     loras: tuple[UsedLora, ...] = ()
+    weights: Storage = "exact"
 
 
 def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from petzval.kernels import fast, varlen
+from petzval.kernels import backends, fast, varlen
 from petzval.kernels import reference as slow
 from petzval.kernels.sequences import Sequences
 
@@ -24,6 +24,10 @@ _use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=F
 def _in_reference() -> bool:
     """Inside a `reference` block; never in a compiled graph, which cannot read the variable."""
     return not torch.compiler.is_compiling() and _use_reference.get()
+
+
+def _has_complex(device: torch.device) -> bool:
+    return device.type != "mps"
 
 
 @contextmanager
@@ -48,12 +52,23 @@ class KernelChoice:
 def describe(device: torch.device) -> list[KernelChoice]:
     """The kernels that this device would use, with the reason for each."""
     flash = device.type == "cuda" and torch.backends.cuda.flash_sdp_enabled()
+    scaled = backends.half_dtype(device) == torch.float16
     packed, packed_reason = varlen.choose(device, torch.bfloat16)
     return [
         KernelChoice(
             operation="joint attention",
             kernel="scaled_dot_product_attention" + (" (flash)" if flash else ""),
             reason="no mask is needed where nothing is padded, so the fused kernels apply",
+        ),
+        KernelChoice(
+            operation="rotary positions",
+            kernel="complex product" if _has_complex(device) else "plain products",
+            reason="one pass in float32" if _has_complex(device) else "no complex numbers here",
+        ),
+        KernelChoice(
+            operation="block products",
+            kernel="float16, scaled by powers of two" if scaled else "torch linear",
+            reason="no bfloat16 here, and float16 alone overflows" if scaled else "bfloat16 holds",
         ),
         KernelChoice(operation="packed attention", kernel=packed, reason=packed_reason),
         KernelChoice(
@@ -107,13 +122,21 @@ def rms_norm_modulate(
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.reference.rotate_interleaved`."""
     # The fast form multiplies complex numbers, for which the compiler has no code of its own.
-    plain = torch.compiler.is_compiling() or _in_reference()
+    plain = torch.compiler.is_compiling() or _in_reference() or not _has_complex(x.device)
     return (slow if plain else fast).rotate_interleaved(x, cos, sin)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """See `kernels.reference.attention`."""
     return (slow if _in_reference() else fast).attention(query, key, value, key_mask)
+
+
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """See `kernels.fast.scaled_attention`: for devices that have float16 and no bfloat16."""
+    module = slow if _in_reference() else fast
+    return module.scaled_attention(query, key, value, key_mask)
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:

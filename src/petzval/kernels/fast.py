@@ -54,6 +54,20 @@ def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """float32 in and out, float16 inside: a head's values are scaled by a power of two, exactly.
+
+    What attention gives lies between the least and the largest value, so nothing overflows; query
+    and key are normalised before.
+    """
+    _, exponent = torch.frexp(value.abs().amax(dim=(1, 3), keepdim=True))
+    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    out = attention(query.half(), key.half(), (value / scale).half(), key_mask)
+    return out.float() * scale
+
+
 def _differentiable_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> Tensor:

@@ -81,6 +81,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
     return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(dim=-1), value)
 
 
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """`attention` of float32 tensors; its twin computes in float16, with scaled values."""
+    return attention(query, key, value, key_mask)
+
+
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
     """`attention` of each sample of a packed row by itself; all are [tokens, heads, d]."""
     each = [attention(*sample) for sample in sequences.each(query, key, value)]

@@ -32,6 +32,8 @@ class JointAttention(nn.Module):
         self.norm_added_k = RMSNorm(head_width, QK_NORM_EPS)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.to_add_out = nn.Linear(width, width)
+        self.scaled_float16 = False
+        """Attend in float16 with scaled values, where all else is float32 (`models.half`)."""
 
     def _split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         split: Tensor = fused.unflatten(-1, (3, -1, self.head_width))
@@ -73,7 +75,8 @@ class JointAttention(nn.Module):
         query = dispatch.rotate_interleaved(query, cos[: query.shape[1]], sin[: query.shape[1]])
         key = dispatch.rotate_interleaved(key, cos[: key.shape[1]], sin[: key.shape[1]])
         if packing is None:
-            out = dispatch.attention(query, key, value, key_mask).flatten(2)
+            attend = dispatch.scaled_attention if self.scaled_float16 else dispatch.attention
+            out = attend(query, key, value, key_mask).flatten(2)
         else:
             out = packing.attend(query[0], key[0], value[0]).flatten(1)[None]
         image_out = self.to_out[0](out[:, :num_image])
