@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder that is not there yet")
     parser.add_argument("--memory", default="12GB")
-    parser.add_argument("--size", default="512x512")
+    parser.add_argument("--size", default="256x256")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=0)
@@ -77,7 +77,7 @@ def _row(options: argparse.Namespace, report: dict[str, Any]) -> dict[str, Any]:
         },
         "limits": {"min_ratio": None, "max_seconds": None},
         "rounds": 1,
-        "threads": options.threads or 0,
+        "threads": report["threads"],
         "device": "cpu",
     }
 

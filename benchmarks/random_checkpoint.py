@@ -34,7 +34,7 @@ from petzval.weights.published import (
     published_json,
 )
 
-BLOCK = 1 << 23
+BLOCK = 1 << 22
 """Numbers that are drawn."""
 
 MXFP4_EXPONENT = 120
@@ -52,9 +52,9 @@ def write_random_checkpoint(
 ) -> None:
     """Write denoiser and encoder in bfloat16 and MXFP4, the autoencoder in float32."""
     folder.mkdir(parents=True)
-    pool = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0))
+    blocks = Blocks()
     for config, dtype in ((denoiser, "BF16"), (encoder, "BF16"), (vae, "F32")):
-        _write_component(folder / component_folder(config), config, dtype, pool)
+        _write_component(folder / component_folder(config), config, dtype, blocks)
     _write_json(folder / "model_index.json", dict(MODEL_INDEX))
     (folder / SCHEDULER).mkdir()
     _write_json(folder / SCHEDULER / "scheduler_config.json", dict(SCHEDULER_CONFIG))
@@ -62,7 +62,7 @@ def write_random_checkpoint(
     shutil.copytree(mini / TOKENIZER, folder / TOKENIZER)
 
 
-def _write_component(folder: Path, config: ComponentConfig, dtype: str, pool: Tensor) -> None:
+def _write_component(folder: Path, config: ComponentConfig, dtype: str, blocks: Blocks) -> None:
     folder.mkdir()
     _write_json(folder / "config.json", dict(published_json(config)))
     expected = {key: each for key, each in expected_tensors(config).items() if each.required}
@@ -78,26 +78,47 @@ def _write_component(folder: Path, config: ComponentConfig, dtype: str, pool: Te
     with (folder / f"{file_stem(config)}.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for key, entry in header.items():
-            _write_tensor(file, key, entry["dtype"], expected[key], pool)
+            _write_tensor(file, key, entry["dtype"], expected[key], blocks)
         file.truncate(8 + len(text) + position)
 
 
 def _write_tensor(
-    file: BinaryIO, key: str, dtype: str, wanted: ExpectedTensor, pool: Tensor
+    file: BinaryIO, key: str, dtype: str, wanted: ExpectedTensor, blocks: Blocks
 ) -> None:
     count = math.prod(wanted.shape)
     if dtype == "U8":
-        low, high = (MXFP4_EXPONENT, MXFP4_EXPONENT + 1) if key.endswith("_scales") else (0, 256)
-        values = torch.randint(low, high, (min(count, BLOCK),)).to(torch.uint8)
-        _repeat(file, values, count)
+        _repeat(file, blocks.codes(scales=key.endswith("_scales")), count)
     elif _is_gain(key):
-        _repeat(file, torch.ones(min(count, BLOCK)).to(_torch(dtype)), count)
+        _repeat(file, torch.ones(count, dtype=_torch(dtype)), count)
     elif dtype == "I64" or len(wanted.shape) == 1:
         file.seek(count * _SIZES[dtype], 1)  # a hole reads as zeros
     else:
         inputs = math.prod(wanted.shape[1:])
         scale = (_MODULATION if "_mod." in key else 1.0) * inputs**-0.5
-        _repeat(file, (pool[: min(count, BLOCK)] * scale).to(_torch(dtype)), count)
+        _repeat(file, blocks.numbers(scale, _torch(dtype)), count)
+
+
+class Blocks:
+    """A block of random numbers in each scale that is asked for, made once."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        self._pool = torch.randn(BLOCK, generator=self._generator)
+        self._made: dict[object, Tensor] = {}
+
+    def numbers(self, scale: float, dtype: torch.dtype) -> Tensor:
+        """Normally distributed, with this deviation."""
+        if (scale, dtype) not in self._made:
+            self._made[scale, dtype] = (self._pool * scale).to(dtype)
+        return self._made[scale, dtype]
+
+    def codes(self, *, scales: bool) -> Tensor:
+        """Bytes of MXFP4: any two codes, or one and the same exponent."""
+        if scales not in self._made:
+            low, high = (MXFP4_EXPONENT, MXFP4_EXPONENT + 1) if scales else (0, 256)
+            numbers = torch.randint(low, high, (BLOCK,), generator=self._generator)
+            self._made[scales] = numbers.to(torch.uint8)
+        return self._made[scales]
 
 
 def _is_gain(key: str) -> bool:

@@ -176,18 +176,19 @@ def test_speeds_are_measured_or_given(checkpoint: Checkpoint) -> None:
 
 # ── the picture ───────────────────────────────────────────────────────────────────────────────────
 
+_FORMS: tuple[tuple[str, Residence, Residence, bool, Residence, int], ...] = (
+    ("all resident", "resident", "resident", False, "resident", 0),
+    ("staged", "staged", "staged", False, "staged", 0),
+    ("staged and folded", "staged", "staged", True, "staged", 0),
+    ("blocks streamed", "staged", "streamed", True, "resident", 0),
+)
 EXACT: dict[str, tuple[Strategy, Strategy, Strategy]] = {
     name: (
         Strategy(residence=encoder, device="cpu"),
         Strategy(residence=denoiser, device="cpu", folded=folded),
         Strategy(residence=decoder, device="cpu", strip_rows=rows),
     )
-    for name, encoder, denoiser, folded, decoder, rows in (
-        ("all resident", "resident", "resident", False, "resident", 0),
-        ("staged", "staged", "staged", False, "staged", 0),
-        ("staged and folded", "staged", "staged", True, "staged", 0),
-        ("blocks streamed", "staged", "streamed", True, "resident", 0),
-    )
+    for name, encoder, denoiser, folded, decoder, rows in _FORMS
 }
 
 
