@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from petzval.kernels import dispatch
 from petzval.kernels.quantise import (
     GROUP,
     WeightFormat,
@@ -83,6 +84,8 @@ class QuantisedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.format == "int4":
             weight = decode_int4(self.codes, self.scale, self.least, x.dtype)
+        elif self.format == "float8":
+            return dispatch.float8_linear(x, self.codes, self.scale, self.bias)
         else:
             weight = decode_rows(self.codes, self.scale, x.dtype)
         return nn.functional.linear(x, weight, self.bias)
