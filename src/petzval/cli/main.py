@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "Print the recipe inside a picture.",
     "models": "List the models, where they are and what they need.",
     "doctor": "Report versions, devices, memory and kernels, with reasons.",
+    "bench": "Measure how fast this machine makes pictures, technique by technique.",
     "verify": "Check a checkpoint, and its results against recorded ones.",
     "data": "Fetch and build training data.",
     "pretrain": "Train a part of a model, or go on with it.",

@@ -90,6 +90,14 @@ Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 â€
 Dtype: TypeAlias = Annotated[
     str | None, typer.Option(help="auto, float32 or bfloat16. [default: auto]")
 ]
+Compile: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the networks first. [default: where it saves more time than it costs]",
+        show_default=False,
+    ),
+]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=1024)
 ]

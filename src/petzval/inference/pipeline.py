@@ -25,9 +25,10 @@ from petzval.flow.sampler import Step, network_sigmas, sample
 from petzval.flow.schedule import sigmas
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
-from petzval.inference.denoise import branch, guided
+from petzval.inference.denoise import branch, guided, packed_branch
 from petzval.inference.device import choose_device, choose_dtype, device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
+from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
 from petzval.inference.numerics import NoiseSource
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
@@ -90,6 +91,8 @@ class Pipeline:
         )
         self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
         self._dropped = False
+        self.graphs: GraphedDenoiser | None = None
+        """Calls of the denoiser through CUDA graphs, where somebody asked for them."""
 
     @classmethod
     def load(
@@ -152,8 +155,8 @@ class Pipeline:
             request: a request; or a prompt or several, with the request's other fields as options:
                 `generate("a red fox", seed=7, size="256x256")`.
             progress: called after every step.
-            batch_size: pictures that run through the networks together, where their prompts have
-                the same number of tokens. Above 1 the last bits depend on the company.
+            batch_size: pictures that run through the networks together; prompts of different
+                lengths share a row without padding. Above 1 the last bits depend on the company.
 
         Raises:
             RequestError: the request cannot be served.
@@ -280,7 +283,7 @@ class Pipeline:
         return levels, self._folded[key]
 
     def _batches(self, plan: GenerationPlan, size: int) -> Iterable[tuple[PlannedImage, ...]]:
-        """Pictures that may share a batch: their texts are of one length, so nothing is padded."""
+        """Pictures that share a batch; as few batches as can be hold texts of several lengths."""
         if size == 1:
             return [(image,) for image in plan.images]
         prompts = [image.prompt for image in plan.images]
@@ -296,16 +299,29 @@ class Pipeline:
         modulations: Sequence[StepModulation],
     ) -> Denoise:
         """(tokens, sigma, call) → velocity, with words and guidance inside."""
-        grid = plan.resolution.grid
-        text = self._text_tokens(plan, [image.prompt for image in images])
-        conditional = branch(self.denoiser, text, grid, modulations)
+        conditional = self._branch(plan, [image.prompt for image in images], modulations)
         if plan.guidance == 1.0:
             return conditional
-        negatives = [image.negative_prompt for image in images if image.negative_prompt]
-        text = self._text_tokens(plan, negatives) if negatives else None
-        unconditional = branch(self.denoiser, text, grid, modulations)
+        negatives = [image.negative_prompt for image in images]
+        unconditional = self._branch(plan, negatives, modulations)
         exact = not plan.parity.state_in_network_dtype
         return guided(conditional, unconditional, plan.guidance, exact=exact)
+
+    def _branch(
+        self,
+        plan: GenerationPlan,
+        prompts: Sequence[str | None],
+        modulations: Sequence[StepModulation],
+    ) -> Denoise:
+        """One prompt a picture; without words there is no text."""
+        grid = plan.resolution.grid
+        written = [prompt for prompt in prompts if prompt]
+        lengths = {each.num_tokens for each in self._encode(plan, written)} if written[1:] else {0}
+        if len(lengths) == 1 and len(written) in (0, len(prompts)):
+            text = self._text_tokens(plan, written) if written else None
+            return branch(self.denoiser, text, grid, modulations, self.graphs)
+        texts = [self._text_tokens(plan, [prompt])[0] if prompt else None for prompt in prompts]
+        return packed_branch(self.denoiser, texts, grid, modulations)
 
     @torch.no_grad()
     def _text_tokens(self, plan: GenerationPlan, prompts: Sequence[str]) -> TextTokens:

@@ -49,7 +49,7 @@ class GenerationPlan:
     max_tokens: int
 
     def batches(self, size: int, lengths: Mapping[str, int]) -> Iterator[tuple[PlannedImage, ...]]:
-        """Pictures in groups of at most `size` whose texts have the same numbers of tokens.
+        """Pictures in groups of at most `size`, those whose texts are of one length side by side.
 
         Args:
             lengths: tokens of every prompt and negative prompt of the plan.
@@ -58,9 +58,9 @@ class GenerationPlan:
         for image in self.images:
             negative = lengths[image.negative_prompt] if image.negative_prompt else 0
             groups.setdefault((lengths[image.prompt], negative), []).append(image)
-        for group in groups.values():
-            for start in range(0, len(group), size):
-                yield tuple(group[start : start + size])
+        ordered = [image for group in groups.values() for image in group]
+        for start in range(0, len(ordered), size):
+            yield tuple(ordered[start : start + size])
 
     def recipe(self, image: PlannedImage, made_by: MadeBy) -> Recipe:
         """What makes one of the pictures again."""

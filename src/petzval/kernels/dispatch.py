@@ -21,6 +21,7 @@ from petzval.kernels.quantise import decode_rows
 from petzval.kernels.sequences import FusedStream, Sequences
 
 _use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=False)
+_plain_attention: ContextVar[bool] = ContextVar("petzval_plain_attention", default=False)
 _only_portable: ContextVar[bool] = ContextVar("petzval_only_portable", default=False)
 
 
@@ -29,14 +30,24 @@ def _in_reference() -> bool:
     return not torch.compiler.is_compiling() and _use_reference.get()
 
 
+def _reference_attention() -> bool:
+    return _in_reference() and _plain_attention.get()
+
+
 @contextmanager
-def reference() -> Generator[None, None, None]:
-    """Run the slow reference arithmetic inside this block."""
-    token = _use_reference.set(True)
+def reference(*, attention: bool = True) -> Generator[None, None, None]:
+    """Run the slow reference arithmetic inside this block.
+
+    Args:
+        attention: False leaves attention its fused kernels, as programs have it that do nothing
+            else for their speed.
+    """
+    tokens = _use_reference.set(True), _plain_attention.set(attention)
     try:
         yield
     finally:
-        _use_reference.reset(token)
+        _use_reference.reset(tokens[0])
+        _plain_attention.reset(tokens[1])
 
 
 @contextmanager
@@ -227,20 +238,20 @@ def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
     """See `kernels.reference.attention`."""
-    return (slow if _in_reference() else fast).attention(query, key, value, key_mask)
+    return (slow if _reference_attention() else fast).attention(query, key, value, key_mask)
 
 
 def scaled_attention(
     query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
 ) -> Tensor:
     """See `kernels.fast.scaled_attention`: for devices that have float16 and no bfloat16."""
-    module = slow if _in_reference() else fast
+    module = slow if _reference_attention() else fast
     return module.scaled_attention(query, key, value, key_mask)
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
     """See `kernels.reference.packed_attention`."""
-    module = slow if _in_reference() else fast
+    module = slow if _reference_attention() else fast
     return module.packed_attention(query, key, value, sequences)
 
 
@@ -248,7 +259,7 @@ def sink_attention(
     query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, allowed: Tensor
 ) -> Tensor:
     """See `kernels.reference.sink_attention`."""
-    module = slow if _in_reference() else fast
+    module = slow if _reference_attention() else fast
     return module.sink_attention(query, key, value, sinks, allowed)
 
 

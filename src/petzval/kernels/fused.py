@@ -62,8 +62,7 @@ def float8_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
 
 
 def _index(device: torch.device) -> int:
-    index: int | None = device.index
-    return torch.cuda.current_device() if index is None else index
+    return torch.empty(0, device=device).get_device()  # "cuda" alone names the current one
 
 
 @lru_cache(maxsize=64)
