@@ -11,16 +11,20 @@ from benchmarks.cases import (
     denoiser,
     encoder,
     full_width,
+    memory,
     packed,
+    techniques,
 )
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
     *packed.CASES,
+    *techniques.CASES,
     *encoder.CASES,
     *command_line.CASES,
     *corpus.CASES,
     *corpus_captions.CASES,
     *corpus_shards.CASES,
     *full_width.CASES,
+    *memory.CASES,
 )

@@ -8,6 +8,7 @@
     ├── DataError               a corpus, a sprite library or a packaged set cannot be read
     ├── TrainingError           a run cannot start, go on or be resumed
     ├── NumericsError           a number stopped being finite while a picture was made
+    ├── PlacementError          memory does not suffice, or ran out
     └── MissingExtraError       an optional dependency is not installed
 
 Every one carries a `hint`: the next thing to try. The command line prints both and exits with 2;
@@ -60,6 +61,10 @@ class TrainingError(PetzvalError):
 
 class NumericsError(PetzvalError):
     """A tensor stopped being finite; the message names the step."""
+
+
+class PlacementError(PetzvalError):
+    """No plan fits the memory there is; the hint names one that would."""
 
 
 class MissingExtraError(PetzvalError):

@@ -19,11 +19,10 @@ from petzval.inference.compile import lacking
 from petzval.inference.denoise import branch, guided
 from petzval.inference.graphs import MAX_TOKENS, GraphedDenoiser
 from petzval.kernels import dispatch, fused
-from petzval.kernels.quantise import encode_float8
 from petzval.models.compiled import compiled, replace_forward
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT
-from petzval.models.quantised import BLOCK_LINEARS, QuantisedLinear, has_bias
+from petzval.models.quantised import BLOCK_LINEARS, quantised
 
 Arithmetic: TypeAlias = Literal["unfused", "portable", "best"]
 """unfused: the reference's, attention apart. portable: fused by torch alone. best: Triton, too."""
@@ -156,7 +155,7 @@ class Studio:
 
         def velocity(x: Tensor, sigma: float, call: int) -> Tensor:
             del call
-            return denoiser.velocity(x, features, x.new_tensor([sigma]), grid)
+            return denoiser.velocity(x, features, x.new_full(x.shape[:1], sigma), grid)
 
         return velocity
 
@@ -206,7 +205,7 @@ class Studio:
         places = list(_block_linears(self.scene.denoiser))
         for block, name, linear in places:
             if (block, name) not in self._float8:
-                self._float8[block, name] = _quantised(linear)
+                self._float8[block, name] = quantised(linear, "float8")
             block.set_submodule(name, self._float8[block, name])
         try:
             yield
@@ -221,13 +220,3 @@ def _block_linears(denoiser: MMDiT) -> Iterator[tuple[nn.Module, str, nn.Linear]
             linear = block.get_submodule(name)
             assert isinstance(linear, nn.Linear)
             yield block, name, linear
-
-
-def _quantised(linear: nn.Linear) -> QuantisedLinear:
-    with torch.device("meta"):
-        made = QuantisedLinear(
-            linear.in_features, linear.out_features, bias=has_bias(linear), format="float8"
-        )
-    made.codes, made.scale = encode_float8(linear.weight)
-    made.bias = linear.bias
-    return made

@@ -59,6 +59,9 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    memory: options.Memory = None,
+    ram: options.Ram = None,
+    quantise: options.Quantise = None,
     compile: options.Compile = None,
 ) -> None:
     """Draw pictures from prompts.
@@ -88,7 +91,8 @@ def generate(
         recipe = _recipe(from_, prompt, file)
         request = _request(recipe, prompt, file, given)
         loras = _loras(lora, recipe, from_)
-        machine = {"device": device, "dtype": dtype, "threads": threads}
+        limits = {"memory": memory, "ram": ram, "quantise": quantise}
+        machine = {"device": device, "dtype": dtype, "threads": threads, "limits": limits}
         _draw(
             request,
             recipe,
@@ -121,7 +125,7 @@ def _draw(
     name = _recipe_model(recipe) if model is None else model
     request.resolution(locate(name).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
-    pipeline = _load(name, recipe, loras, **machine)
+    pipeline = _load(name, request, recipe, loras, **machine)
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None)
     plan = pipeline.plan(request)
@@ -182,14 +186,16 @@ def _loras(
 
 def _load(
     name: str,
+    request: GenerationRequest,
     recipe: Recipe | None,
     loras: tuple[LoraChoice, ...],
     *,
     device: str,
     dtype: str | None,
     threads: int | None,
+    limits: dict[str, str | None],
 ) -> Pipeline:
-    """The model, in the dtype and on the number of threads of the recipe where none are given."""
+    """The model, in the form and on the number of threads of the recipe where none are given."""
     from rich.text import Text
 
     with stderr().status(Text(f"loading {printable(name, _WORD_LIMIT)}")):
@@ -202,7 +208,17 @@ def _load(
         if threads is not None:
             torch.set_num_threads(threads)
         dtype = dtype or (recipe.dtype if recipe else "auto")
-        return Pipeline.load(name, device=device, dtype=dtype, lora=loras)
+        kept = limits["quantise"] or (recipe.weights if recipe else "exact")
+        return Pipeline.load(
+            name,
+            device=device,
+            dtype=dtype,
+            lora=loras,
+            memory=limits["memory"],
+            ram=limits["ram"],
+            quantise=kept,
+            request=request,
+        )
 
 
 def _recorded_threads(recipe: Recipe | None, device: torch.device) -> int | None:

@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 COMMANDS: Mapping[str, str] = {
     "generate": "Draw pictures from prompts.",
+    "plan": "Plan memory and time of a picture before anything is loaded.",
     "show": "Print the recipe inside a picture.",
     "models": "List the models, where they are and what they need.",
     "doctor": "Report versions, devices, memory and kernels, with reasons.",

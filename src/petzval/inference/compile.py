@@ -192,14 +192,15 @@ def compile_for(
     if asked and missing is not None:
         raise RequestError(f"cannot compile here: {missing}", "leave --compile out")
     cache = cache or CompileCache()
-    config, device = pipeline.denoiser.config, pipeline.device
+    networks, device = pipeline.networks, pipeline.device
+    config = networks.denoiser.config
     key = cache_key(device, pipeline.dtype, config, plan)
     how: Asked = "auto" if asked is None else "on" if asked else "off"
     choice = choose_compiling(how, device, config, plan, is_kept=cache.has(key))
     if not choice.compile:
         return choice, lambda: None
     cache.use()
-    compile_networks(pipeline.denoiser, pipeline.autoencoder)
+    compile_networks(networks.denoiser, networks.autoencoder)
     return choice, lambda: cache.note(key)
 
 

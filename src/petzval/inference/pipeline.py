@@ -8,6 +8,7 @@ the same bytes alone and in company.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor
 import petzval
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
 from petzval.conditioning.tokenizer import PromptTokenizer
-from petzval.errors import RequestError
+from petzval.errors import PlacementError, RequestError
 from petzval.flow.sampler import Step, network_sigmas, sample
 from petzval.flow.schedule import sigmas
 from petzval.flow.solver import Denoise
@@ -31,12 +32,18 @@ from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
 from petzval.inference.numerics import NoiseSource
+from petzval.inference.placement import DENOISER, ENCODER, Placement, choose_storage
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.planner import Amount, Budget
+from petzval.inference.planning import Planning, default_work
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage, GenerationRequest
+from petzval.inference.residency import Networks, Residency
 from petzval.inference.variants import Defaults, locate
+from petzval.kernels import backends
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT, StepModulation
+from petzval.models.strips import decode_in_strips
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, TextTokens
 from petzval.weights.checkpoint import Checkpoint
@@ -45,7 +52,14 @@ from petzval.weights.lora import read_lora
 Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
 """What can be drawn: a request, a plan made from one, a prompt or several."""
 
+Noise: TypeAlias = NoiseSource | LatentTokens
+"""Drawn from seeds, or given: [pictures, tokens, channels]."""
+
 _KEPT_SCHEDULES = 4
+
+
+class MemoryWarning(UserWarning):
+    """Memory ran out, and a smaller plan is followed from here on."""
 
 
 class Pipeline:
@@ -58,6 +72,8 @@ class Pipeline:
         denoiser, autoencoder: on one device, in one dtype.
         defaults: what requests leave open.
         loras: what the denoiser's weights hold beyond the checkpoint's; goes into recipes.
+        residency: where the networks are and when; left out, they are there for good.
+        planning: makes a smaller plan where memory runs out.
     """
 
     def __init__(
@@ -70,16 +86,19 @@ class Pipeline:
         autoencoder: Autoencoder,
         defaults: Defaults,
         loras: Sequence[UsedLora] = (),
+        residency: Residency | None = None,
+        planning: Planning | None = None,
     ) -> None:
         self.name = name
         self.identity = identity
         self.text = text
-        self.denoiser = denoiser.eval()
-        self.autoencoder = autoencoder.eval()
         self.defaults = defaults
         self.loras = tuple(loras)
-        self.dtype = denoiser.img_in.weight.dtype
-        self.device = denoiser.img_in.weight.device
+        self._planning = planning
+        networks = Networks(encoder=text.encoder, denoiser=denoiser, autoencoder=autoencoder)
+        self._adopt(residency or Residency.of(networks))
+        self.dtype = self._residency.dtype
+        self.device = self._residency.device
         self._made_by = MadeBy(
             petzval=petzval.__version__,
             model=name,
@@ -88,11 +107,38 @@ class Pipeline:
             device=device_name(self.device),
             torch=torch.__version__,
             loras=tuple(loras),
+            weights="exact" if planning is None else planning.storage,
         )
         self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
         self._dropped = False
         self.graphs: GraphedDenoiser | None = None
         """Calls of the denoiser through CUDA graphs, where somebody asked for them."""
+
+    @property
+    def networks(self) -> Networks:
+        """All three, whether their weights are in place or not."""
+        return self._residency.networks
+
+    @property
+    def denoiser(self) -> MMDiT:
+        """The denoiser, its weights in place."""
+        return self._residency.denoiser
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The autoencoder, its weights in place."""
+        return self._residency.autoencoder
+
+    def _adopt(self, residency: Residency) -> None:
+        self._residency = residency
+        self.text.encoder = residency.networks.encoder
+        self.text.bring = lambda: residency.bring(ENCODER)
+        self.text.use_prefix_cache &= not residency.streams(ENCODER)
+
+    @property
+    def placement(self) -> Placement | None:
+        """The plan of memory that is followed; None where everything is there for good."""
+        return self._residency.placement
 
     @classmethod
     def load(
@@ -102,43 +148,71 @@ class Pipeline:
         device: str = "auto",
         dtype: str = "auto",
         lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
+        memory: Amount = None,
+        ram: Amount = None,
+        quantise: str = "exact",
+        request: Asked | None = None,
     ) -> Pipeline:
         """Load a variant by name, or any checkpoint in the published folder layout.
 
         LoRAs are added to the weights of this pipeline alone: they cost nothing while it draws,
         and one that is loaded without them has the checkpoint's own.
 
+        With a limit of memory, a placement is computed first and then followed: what comes, when it
+        goes, and in which form. The picture stays the same unless `quantise` asks for less.
+
         Args:
             name_or_path: "mini", "lens-turbo" …, see `variants.locate`; or a folder.
-            device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA where there is one.
-            dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
+            device: "cpu", "cuda", "cuda:1", "xpu", "mps"; "auto" takes an accelerator where there
+                is one.
+            dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on a CPU, elsewhere
+                bfloat16 where the device has it.
             lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
                 several of these, whose changes are summed.
+            memory: the device's, as "8GB" or in bytes; on a CPU that of the process.
+            ram: this process's, where another device draws.
+            quantise: "float8", "int8" or "int4" keeps the denoiser's blocks in fewer bits.
+            request: for what to plan; left out, a picture of the checkpoint's own size.
 
         Raises:
             RequestError: unknown model, device or dtype; a LoRA is absent, its weight out of range.
             CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
+            PlacementError: nothing fits into the memory.
         """
         located = locate(name_or_path)
         choices = choose_loras(lora)
         place = choose_device(device)
         number = choose_dtype(dtype, place)
         checkpoint = Checkpoint.open(located.folder)
-        identity = checkpoint.identity
         loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        tokenizer = PromptTokenizer(checkpoint.tokenizer_folder)
-        encoder = checkpoint.load_encoder(number, place)
+        planning = Planning(
+            checkpoint=checkpoint,
+            tokenizer=PromptTokenizer(checkpoint.tokenizer_folder),
+            device=place,
+            dtype=number,
+            budget=Budget.of(memory, ram),
+            storage=choose_storage(quantise),
+            loras=loras,
+        )
+        work = default_work(located.defaults)
+        if request is not None:
+            work = planning.work(_plan(request, located.defaults))
+        residency = planning.settle(work)
+        identity = checkpoint.identity
+        text = PromptEncoder(residency.networks.encoder, planning.tokenizer, checkpoint_id=identity)
         return cls(
             name=located.name,
             identity=identity,
-            text=PromptEncoder(encoder, tokenizer, checkpoint_id=identity),
-            denoiser=checkpoint.load_denoiser(number, place, loras=loras),
-            autoencoder=checkpoint.load_vae(number, place),
+            text=text,
+            denoiser=residency.networks.denoiser,
+            autoencoder=residency.networks.autoencoder,
             defaults=located.defaults,
             loras=[
                 UsedLora(file=each.name, sha256=each.sha256, weight=weight)
                 for each, weight in loras
             ],
+            residency=residency,
+            planning=planning,
         )
 
     def generate(
@@ -202,26 +276,64 @@ class Pipeline:
         source.check(plan.images)
         return self._run(plan, batch_size, source if noise is None else noise)
 
-    def _run(
-        self, plan: GenerationPlan, batch_size: int, noise: NoiseSource | LatentTokens
-    ) -> Iterator[StepEvent]:
-        levels, modulations = self._schedule(plan)
-        state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
+    def _run(self, plan: GenerationPlan, batch_size: int, noise: Noise) -> Iterator[StepEvent]:
+        if not self._residency.keeps(ENCODER):
+            self._encode(plan, plan.texts)  # all of them before it leaves
         for images in self._batches(plan, batch_size):
-            clock = StageClock()
-            denoise = self._denoise(plan, images, modulations)
-            clock.lap("encode")
-            tokens = _noise(images, noise).to(self.device)
-            for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
-                _check(step, images, self.dtype)
-                clock.lap("denoise")
-                finished: tuple[GeneratedImage, ...] = ()
-                if step.index + 1 == step.num_steps:
-                    pixels = self._pixels(step.tokens, plan)
-                    clock.lap("decode")
-                    finished = self._finish(plan, images, pixels, clock.seconds)
-                yield self._event(plan, images, step, finished)
-                clock.resume()
+            yield from self._with_retries(plan, images, noise)
+
+    def _with_retries(
+        self,
+        plan: GenerationPlan,
+        images: Sequence[PlannedImage],
+        noise: NoiseSource | LatentTokens,
+    ) -> Iterator[StepEvent]:
+        """Draw; where memory runs out, under a smaller plan from the first step again."""
+        while True:
+            try:
+                yield from self._draw(plan, images, noise)
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not backends.is_out_of_memory(error):
+                    raise
+            # Out here the error and the tensors that its traceback held are gone.
+            self._shrink(plan)
+
+    def _draw(
+        self,
+        plan: GenerationPlan,
+        images: Sequence[PlannedImage],
+        noise: NoiseSource | LatentTokens,
+    ) -> Iterator[StepEvent]:
+        clock = StageClock()
+        levels, modulations = self._schedule(plan)
+        denoise = self._denoise(plan, images, modulations)
+        clock.lap("encode")
+        tokens = _noise(images, noise).to(self.device)
+        state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
+        for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
+            _check(step, images, self.dtype)
+            clock.lap("denoise")
+            finished: tuple[GeneratedImage, ...] = ()
+            if step.index + 1 == step.num_steps:
+                pixels = self._pixels(step.tokens, plan)
+                clock.lap("decode")
+                finished = self._finish(plan, images, pixels, clock.seconds)
+            yield self._event(plan, images, step, finished)
+            clock.resume()
+
+    def _shrink(self, plan: GenerationPlan) -> None:
+        """Follow a smaller placement; the pictures of the old one are drawn again.
+
+        Raises:
+            PlacementError: there is none.
+        """
+        self._residency.release()
+        if self._planning is None:
+            raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
+        placement = self._planning.smaller(self._planning.work(plan), self.placement)
+        warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=2)
+        self._adopt(self._planning.follow(placement))
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -229,16 +341,7 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served; or options on top of a finished plan.
         """
-        if isinstance(request, GenerationPlan):
-            if options:
-                raise RequestError(
-                    f"a plan is decided, and cannot take {', '.join(options)} any more",
-                    "give the options with the request that the plan is made from",
-                )
-            return request
-        if isinstance(request, GenerationRequest):
-            return make_plan(replace(request, **options), self.defaults)
-        return make_plan(GenerationRequest(prompt=request, **options), self.defaults)
+        return _plan(request, self.defaults, **options)
 
     def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
@@ -259,9 +362,13 @@ class Pipeline:
     @torch.no_grad()
     def decode(self, tokens: LatentTokens, plan: GenerationPlan) -> Images:
         """Denoised tokens → pictures, nominally in [-1, 1], not clamped."""
-        dtype = self.autoencoder.post_quant_conv.weight.dtype
-        tokens = numerics.restore_statistics(tokens, self.autoencoder.bn, plan.parity, dtype)
-        return self.autoencoder.decode(unpatchify(tokens, plan.resolution.grid))
+        autoencoder, rows = self.autoencoder, self._residency.strip_rows
+        dtype = autoencoder.post_quant_conv.weight.dtype
+        tokens = numerics.restore_statistics(tokens, autoencoder.bn, plan.parity, dtype)
+        latents = unpatchify(tokens, plan.resolution.grid)
+        if rows:
+            return decode_in_strips(autoencoder, latents, rows=rows)
+        return autoencoder.decode(latents)
 
     @torch.no_grad()
     def _schedule(self, plan: GenerationPlan) -> tuple[Tensor, list[StepModulation]]:
@@ -286,10 +393,7 @@ class Pipeline:
         """Pictures that share a batch; as few batches as can be hold texts of several lengths."""
         if size == 1:
             return [(image,) for image in plan.images]
-        prompts = [image.prompt for image in plan.images]
-        negatives = [image.negative_prompt for image in plan.images if image.negative_prompt]
-        unique = list(dict.fromkeys(prompts + negatives))
-        encoded = zip(unique, self._encode(plan, unique), strict=True)
+        encoded = zip(plan.texts, self._encode(plan, plan.texts), strict=True)
         return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
 
     def _denoise(
@@ -313,21 +417,34 @@ class Pipeline:
         prompts: Sequence[str | None],
         modulations: Sequence[StepModulation],
     ) -> Denoise:
-        """One prompt a picture; without words there is no text."""
+        """One prompt a picture; without words there is no text.
+
+        The denoiser is brought before each call: a preview may have put it out.
+        """
         grid = plan.resolution.grid
         written = [prompt for prompt in prompts if prompt]
         lengths = {each.num_tokens for each in self._encode(plan, written)} if written[1:] else {0}
         if len(lengths) == 1 and len(written) in (0, len(prompts)):
             text = self._text_tokens(plan, written) if written else None
-            return branch(self.denoiser, text, grid, modulations, self.graphs)
-        texts = [self._text_tokens(plan, [prompt])[0] if prompt else None for prompt in prompts]
-        return packed_branch(self.denoiser, texts, grid, modulations)
+            velocity = branch(self.denoiser, text, grid, modulations, self.graphs)
+        else:
+            texts = [self._text_tokens(plan, [each])[0] if each else None for each in prompts]
+            velocity = packed_branch(self.denoiser, texts, grid, modulations)
+
+        def brought(tokens: Tensor, sigma: float, call: int) -> Tensor:
+            self._residency.bring(DENOISER)
+            return velocity(tokens, sigma, call)
+
+        return brought
 
     @torch.no_grad()
     def _text_tokens(self, plan: GenerationPlan, prompts: Sequence[str]) -> TextTokens:
         """The denoiser's text stream [B, T, width] for prompts of one length."""
         encoded = self._encode(plan, prompts)
-        layers = [torch.stack(parts) for parts in zip(*(f.layers for f in encoded), strict=True)]
+        layers = [
+            torch.stack(parts).to(self.device)
+            for parts in zip(*(each.layers for each in encoded), strict=True)
+        ]
         for layer in layers:
             numerics.check_finite(layer, "text features", self.dtype)
         return self.denoiser.embed_text(layers)
@@ -397,16 +514,30 @@ def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> No
     numerics.check_finite(step.tokens, where, dtype)
 
 
+def _plan(request: Asked, defaults: Defaults, **options: Any) -> GenerationPlan:
+    if isinstance(request, GenerationPlan):
+        if options:
+            raise RequestError(
+                f"a plan is decided, and cannot take {', '.join(options)} any more",
+                "give the options with the request that the plan is made from",
+            )
+        return request
+    if isinstance(request, GenerationRequest):
+        return make_plan(replace(request, **options), defaults)
+    return make_plan(GenerationRequest(prompt=request, **options), defaults)
+
+
 def load(
     name_or_path: str | Path = "mini",
     *,
     device: str = "auto",
     dtype: str = "auto",
     lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
+    **limits: Any,
 ) -> Pipeline:
-    """Load a model by name or path: see `Pipeline.load`.
+    """Load a model by name or path: see `Pipeline.load`, also for the limits of memory.
 
     Raises:
-        RequestError, CheckpointError: as `Pipeline.load`.
+        RequestError, CheckpointError, PlacementError: as `Pipeline.load`.
     """
-    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora)
+    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora, **limits)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from petzval.conditioning.template import resolve_date
 from petzval.flow.schedule import empirical_mu, warn_off_family
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
+from petzval.inference.placement import Storage
 from petzval.inference.recipe import Recipe, UsedLora
 from petzval.inference.request import GenerationRequest
 from petzval.inference.variants import Defaults
@@ -47,6 +48,13 @@ class GenerationPlan:
     truncate: Truncate
     markers: Markers
     max_tokens: int
+
+    @property
+    def texts(self) -> list[str]:
+        """All that has to be encoded: prompts and negative prompts, each once."""
+        prompts = [image.prompt for image in self.images]
+        negatives = [image.negative_prompt for image in self.images if image.negative_prompt]
+        return list(dict.fromkeys(prompts + negatives))
 
     def batches(self, size: int, lengths: Mapping[str, int]) -> Iterator[tuple[PlannedImage, ...]]:
         """Pictures in groups of at most `size`, those whose texts are of one length side by side.
@@ -89,6 +97,7 @@ class GenerationPlan:
             device=made_by.device,
             torch=made_by.torch,
             threads=made_by.threads,
+            weights=made_by.weights,
         )
 
 
@@ -104,6 +113,7 @@ class MadeBy:
     torch: str
     threads: int | None = None
     loras: tuple[UsedLora, ...] = ()
+    weights: Storage = "exact"
 
 
 def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 Lack: TypeAlias = Literal["bfloat16", "float8", "complex numbers", "streams", "fused sinks"]
 """What a back end may lack; see `lacks`."""
@@ -117,6 +118,39 @@ def give_back(device: torch.device) -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def side_stream(device: torch.device) -> Any:
+    """A stream of a CUDA device beside its current one."""
+    return torch.cuda.Stream(device)
+
+
+def on_stream(stream: Any) -> Any:
+    """Context in which work is queued on a CUDA stream."""
+    return torch.cuda.stream(stream)
+
+
+def record_event(stream: Any) -> Any:
+    """An event that follows all that a CUDA stream has been asked for so far."""
+    event = torch.cuda.Event()
+    event.record(stream)
+    return event
+
+
+def current_stream() -> Any:
+    """The CUDA stream on which work is queued now."""
+    return torch.cuda.current_stream()
+
+
+def accelerator_random_state() -> Tensor | None:
+    """State of the CUDA generator; None where it was never used."""
+    return torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+
+def set_accelerator_random_state(state: Tensor) -> None:
+    """Put the CUDA generator back, where one is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state.cpu())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

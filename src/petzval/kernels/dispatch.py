@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from petzval.kernels import fast, fused, varlen
+from petzval.kernels import backends, fast, fused, varlen
 from petzval.kernels import reference as slow
 from petzval.kernels.quantise import decode_rows
 from petzval.kernels.sequences import FusedStream, Sequences
@@ -80,6 +80,8 @@ class KernelChoice:
 
 def describe(device: torch.device) -> list[KernelChoice]:
     """The kernels that this device would use, with the reason for each."""
+    scaled = backends.half_dtype(device) == torch.float16
+    has_complex = fast.has_complex(device)
     packed, packed_reason = varlen.choose(device, torch.bfloat16)
     triton, triton_reason = fused.triton_ready(device, torch.bfloat16)
     float8, float8_reason = fused.float8_ready(device, torch.bfloat16)
@@ -89,6 +91,11 @@ def describe(device: torch.device) -> list[KernelChoice]:
             operation="joint attention",
             kernel="scaled_dot_product_attention" + _attention_kernels(device),
             reason="no mask is needed where nothing is padded, so the fused kernels apply",
+        ),
+        KernelChoice(
+            operation="rotary positions",
+            kernel="complex product" if has_complex else "plain products",
+            reason="one pass in float32" if has_complex else "no complex numbers here",
         ),
         KernelChoice(
             operation="split, norm and rotation",
@@ -112,6 +119,11 @@ def describe(device: torch.device) -> list[KernelChoice]:
             operation="float8 products",
             kernel="scaled by rows" if float8 else "weights decoded before each product",
             reason=float8_reason,
+        ),
+        KernelChoice(
+            operation="block products",
+            kernel="float16, scaled by powers of two" if scaled else "torch linear",
+            reason="no bfloat16 here, and float16 alone overflows" if scaled else "bfloat16 holds",
         ),
         KernelChoice(operation="packed attention", kernel=packed, reason=packed_reason),
         KernelChoice(
@@ -232,7 +244,7 @@ def float8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.reference.rotate_interleaved`."""
     # The fast form multiplies complex numbers, for which the compiler has no code of its own.
-    plain = torch.compiler.is_compiling() or _in_reference()
+    plain = torch.compiler.is_compiling() or _in_reference() or not fast.has_complex(x.device)
     return (slow if plain else fast).rotate_interleaved(x, cos, sin)
 
 

@@ -40,6 +40,11 @@ def rms_norm_modulate(
     return torch.addcmul(spread(shift, rows), normalised, spread(gain, rows))
 
 
+def has_complex(device: torch.device) -> bool:
+    """Whether a device multiplies complex numbers."""
+    return device.type != "mps"
+
+
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotation as one complex product in float32."""
     paired: Tensor = x.float().unflatten(-1, (-1, 2))
@@ -60,7 +65,7 @@ def joint_qkv(
 
     Where gradients are wanted the parts are joined, and a compiler does the same by itself.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_complex(cos.device):
         return _joined_qkv(image, text, eps, cos, sin, text_queries)
     batch, num_image = image.fused.shape[:2]
     num_text = 0 if text is None else text.fused.shape[1]
@@ -93,7 +98,8 @@ def _joined_qkv(
     text_queries: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Complex numbers are what the compiler has no code of its own for.
-    rotate = slow.rotate_interleaved if torch.compiler.is_compiling() else rotate_interleaved
+    plain = torch.compiler.is_compiling() or not has_complex(cos.device)
+    rotate = slow.rotate_interleaved if plain else rotate_interleaved
     query, key, value = image.heads()
     query, key = rms_norm(query, image.query_weight, eps), rms_norm(key, image.key_weight, eps)
     if text is not None:

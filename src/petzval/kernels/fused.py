@@ -34,6 +34,9 @@ _LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 _FLOAT8_LIMIT = 1e-2
 """Of a float8 product against its emulation: bfloat16's rounding, and the hardware's sums."""
 
+_CODE_LIMIT = 0.08
+"""Of a code: one step of the largest, where a quotient was rounded the other way."""
+
 
 def triton_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     """Whether the kernels in Triton run for values of this type on this device, and why."""
@@ -41,6 +44,20 @@ def triton_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
         return False, f"Triton's kernels are for CUDA, this is {device.type}"
     if os.environ.get(SWITCH, "1") == "0":
         return False, f"{SWITCH} is 0"
+    return _triton_ready(device, dtype)
+
+
+def float8_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether this device multiplies float8 operands, for results of this type, and why."""
+    if device.type != "cuda":
+        return False, f"float8 products are for CUDA, this is {device.type}"
+    return _float8_ready(device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _triton_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    if not torch.cuda.is_available():
+        return False, "there is no CUDA device"
     if find_spec("triton") is None:
         return False, "triton is not installed"
     if dtype not in _LIMITS:
@@ -48,10 +65,10 @@ def triton_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     return _triton_trial(_index(device), dtype)
 
 
-def float8_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
-    """Whether this device multiplies float8 operands, for results of this type, and why."""
-    if device.type != "cuda":
-        return False, f"float8 products are for CUDA, this is {device.type}"
+@lru_cache(maxsize=64)
+def _float8_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    if not torch.cuda.is_available():
+        return False, "there is no CUDA device"
     if dtype != torch.bfloat16:
         return False, "products scaled by rows come in bfloat16"
     if torch.version.hip is not None:
@@ -65,7 +82,6 @@ def _index(device: torch.device) -> int:
     return torch.empty(0, device=device).get_device()  # "cuda" alone names the current one
 
 
-@lru_cache(maxsize=64)
 def _triton_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
     if torch.cuda.get_device_capability(index) < TRITON_CAPABILITY:
         return False, "Triton's kernels need compute capability 8.0"
@@ -76,7 +92,6 @@ def _triton_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
         return False, f"the trial failed: {_first_line(error)}"
 
 
-@lru_cache(maxsize=64)
 def _float8_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
     like = torch.empty(0, device=f"cuda:{index}", dtype=dtype)
     try:
@@ -84,6 +99,17 @@ def _float8_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
         codes, scale = reference.encode_float8_rows(weight)
         got = fast.float8_linear(x, codes, scale, bias)
         expected = reference.float8_linear(x, codes, scale, bias)
+        if _triton_ready(like.device, dtype)[0]:
+            from petzval.kernels.triton import launch
+
+            encoded = (
+                "float8 codes",
+                launch.encode_float8_rows(x)[0],
+                reference.encode_float8_rows(x)[0],
+            )
+            usable, reason = verdict([encoded], _CODE_LIMIT)
+            if not usable:
+                return usable, reason
         return verdict([("float8_linear", got, expected)], _FLOAT8_LIMIT)
     except Exception as error:
         return False, f"the trial failed: {_first_line(error)}"

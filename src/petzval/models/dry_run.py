@@ -80,6 +80,11 @@ class _Books(TorchDispatchMode):
         self.flops = 0
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here, and torch's compiler takes two seconds to import."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

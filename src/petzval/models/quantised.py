@@ -91,6 +91,21 @@ class QuantisedLinear(nn.Module):
         return nn.functional.linear(x, weight, self.bias)
 
 
+def quantised(linear: nn.Linear, format: WeightFormat) -> QuantisedLinear:
+    """A layer in place of one that has its weight; the bias is the same tensor."""
+    with torch.device("meta"):
+        made = QuantisedLinear(
+            linear.in_features, linear.out_features, bias=has_bias(linear), format=format
+        )
+    bias = linear.bias
+    stored = made.prepared(lambda name, dtype, place: linear.weight if name == "weight" else bias)
+    for name, tensor in stored.items():
+        if name != "bias":
+            setattr(made, name, tensor)
+    made.bias = bias
+    return made
+
+
 def quantise(denoiser: MMDiT, format: WeightFormat) -> None:
     """Replace the blocks' matrices of a denoiser on the meta device; it is to be filled after."""
     replace_block_linears(

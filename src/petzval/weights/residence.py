@@ -217,6 +217,7 @@ class StreamedWeights:
         layers: (name with a dot at the end, layer) in the order of their calls, which may repeat.
         reader: of their component.
         without: parts of the layers that somebody else fills.
+        cyclic: after the last layer comes the first again, and is fetched early as well.
     """
 
     def __init__(
@@ -225,8 +226,10 @@ class StreamedWeights:
         reader: WeightReader,
         *,
         without: Collection[nn.Module] = (),
+        cyclic: bool = False,
     ) -> None:
         self._layers = tuple(layers)
+        self._cyclic = cyclic
         self._reader = reader
         self._without = tuple(without)
         self._fetcher = None
@@ -249,14 +252,17 @@ class StreamedWeights:
         def bring(layer: nn.Module, arguments: Any) -> None:
             del arguments
             following = (index + 1) % len(self._layers)
+            has_next = following > 0 or self._cyclic
             if self._fetcher is None:
                 fill(layer, self._reader, self._layers[index][0], self._without)
-                self._reader.read_ahead(self._layers[following][0])
+                if has_next:
+                    self._reader.read_ahead(self._layers[following][0])
                 return
             fetched = self._fetch(index).result()
             del self._pending[index]
             fetched.install()
-            self._fetch(following)
+            if has_next:
+                self._fetch(following)
 
         return bring
 
