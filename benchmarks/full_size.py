@@ -77,7 +77,7 @@ def _row(options: argparse.Namespace, report: dict[str, Any]) -> dict[str, Any]:
         },
         "limits": {"min_ratio": None, "max_seconds": None},
         "rounds": 1,
-        "threads": options.threads or 0,
+        "threads": report["threads"],
         "device": "cpu",
     }
 

@@ -10,7 +10,12 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from petzval.inference.pipeline import Pipeline
+    from petzval.inference.request import GenerationRequest
 
 STRATEGIES = {
     "all resident": ("resident", "resident", False, 0),
@@ -62,9 +67,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             memory=options.memory,
             request=request,
         )
-        placement = pipeline.placement
     else:
-        pipeline, placement = _follow(options, request)
+        pipeline = _follow(options, request)
+    placement = pipeline.placement
     assert placement is not None
     loaded = time.perf_counter()
     [image] = pipeline.generate(request)
@@ -79,37 +84,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "load": loaded - start,
         "stages": image.seconds,
         "spread": float(image.pixels.std()),
+        "threads": torch.get_num_threads(),
     }
 
 
-def _follow(options: argparse.Namespace, request: Any) -> Any:
+def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline:
     """A placement by its strategies, in place of one by its budget."""
     from petzval.inference.pipeline import Pipeline
-    from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER
+    from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
     from petzval.inference.planner import Planner
 
     encoder, denoiser, folded, rows = STRATEGIES[options.strategy]
+    last = "resident" if encoder == "resident" else "staged"
 
-    def wanted(planner: Planner, budget: object) -> Any:
+    def wanted(self: Planner, budget: object) -> Placement:
         del budget
-        for each in planner.placements:
-            ours = (
-                each.of(ENCODER).strategy.residence,
-                each.of(DENOISER).strategy.residence,
-                each.of(DENOISER).strategy.folded,
-                each.of(AUTOENCODER).strategy.strip_rows,
-                each.of(AUTOENCODER).strategy.residence,
-            )
-            last = "resident" if encoder == "resident" else "staged"
-            if ours == (encoder, denoiser, folded, rows, last):
+        for each in self.placements:
+            first, second, third = (each.of(n).strategy for n in (ENCODER, DENOISER, AUTOENCODER))
+            form = (first.residence, second.residence, second.folded, third.strip_rows)
+            if form == (encoder, denoiser, folded, rows) and third.residence == last:
                 return each
         raise AssertionError(options.strategy)
 
-    Planner.choose = wanted
-    pipeline = Pipeline.load(
-        options.folder, device="cpu", dtype=options.dtype, memory="1GB", request=request
-    )
-    return pipeline, pipeline.placement
+    with patch.object(Planner, "choose", wanted):
+        return Pipeline.load(
+            options.folder, device="cpu", dtype=options.dtype, memory="1GB", request=request
+        )
 
 
 if __name__ == "__main__":

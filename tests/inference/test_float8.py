@@ -51,12 +51,11 @@ def test_error_of_the_velocity_and_of_the_picture(monkeypatch: pytest.MonkeyPatc
         "weights": dispatch.float8_linear,  # a CPU decodes them
         "both": reference.float8_linear,  # what a GPU with float8 products does, emulated
     }
-    limits = {"weights": (0.05, 28.0), "both": (0.08, 25.0)}
+    limits = {"weights": (0.03, 36.0), "both": (0.04, 33.0)}
     for name, product in products.items():
         monkeypatch.setattr(dispatch, "float8_linear", product)
         got = first_velocity()
         error, psnr = float((got - exact).norm() / exact.norm()), _psnr(pictures[-1], pictures[0])
-        print(f"float8 {name}: velocity {error:.4f}, picture {psnr:.1f} dB")
         most, least = limits[name]
         assert 1e-4 < error < most
         assert psnr > least

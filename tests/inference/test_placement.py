@@ -14,7 +14,7 @@ import torch
 from petzval.config import from_mapping
 from petzval.errors import ConfigError, PetzvalError, PlacementError, RequestError
 from petzval.inference.footprint import Footprints, Work
-from petzval.inference.pipeline import MemoryWarning, Pipeline
+from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import (
     AUTOENCODER,
     DENOISER,
@@ -28,7 +28,7 @@ from petzval.inference.placement import (
     spell_bytes,
 )
 from petzval.inference.planner import Budget, Planner
-from petzval.inference.planning import Planning, as_json
+from petzval.inference.planning import MemoryWarning, Planning, as_json
 from petzval.inference.residency import Residency
 from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.weights.checkpoint import Checkpoint
@@ -176,18 +176,19 @@ def test_speeds_are_measured_or_given(checkpoint: Checkpoint) -> None:
 
 # ── the picture ───────────────────────────────────────────────────────────────────────────────────
 
+_FORMS: tuple[tuple[str, Residence, Residence, bool, Residence, int], ...] = (
+    ("all resident", "resident", "resident", False, "resident", 0),
+    ("staged", "staged", "staged", False, "staged", 0),
+    ("staged and folded", "staged", "staged", True, "staged", 0),
+    ("blocks streamed", "staged", "streamed", True, "resident", 0),
+)
 EXACT: dict[str, tuple[Strategy, Strategy, Strategy]] = {
     name: (
         Strategy(residence=encoder, device="cpu"),
         Strategy(residence=denoiser, device="cpu", folded=folded),
         Strategy(residence=decoder, device="cpu", strip_rows=rows),
     )
-    for name, encoder, denoiser, folded, decoder, rows in (
-        ("all resident", "resident", "resident", False, "resident", 0),
-        ("staged", "staged", "staged", False, "staged", 0),
-        ("staged and folded", "staged", "staged", True, "staged", 0),
-        ("blocks streamed", "staged", "streamed", True, "resident", 0),
-    )
+    for name, encoder, denoiser, folded, decoder, rows in _FORMS
 }
 
 
@@ -290,6 +291,19 @@ def test_out_of_memory_becomes_a_smaller_plan(
     assert all(weight.is_meta for weight in denoiser.parameters())  # the old plan's is gone
     assert len(kept) == 1
     del forward
+
+
+def test_out_of_memory_while_loading_is_planned_around(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Checkpoint, "load_vae", fail)
+    planner = _planner(Checkpoint.open(golden_checkpoint))
+    monkeypatch.setattr(Planning, "planner", lambda *_: planner)
+    loaded = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32")
+    assert loaded.placement == planner.choose(Budget())
 
 
 def test_other_errors_are_not_taken_for_it(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from petzval.bench.networks import PREFIX_LENGTH
-from petzval.bench.setting import SIZES, Setting
+from petzval.bench.setting import Setting
 from petzval.models.dry_run import dry_run
 from petzval.models.flops import forward_flops
 from petzval.models.gpt_oss import GptOssConfig
@@ -46,7 +46,7 @@ class Cost:
 
 def stage_costs(setting: Setting) -> dict[str, Cost]:
     """Of each stage, for the whole networks, whatever part of them is built."""
-    sizes, size = SIZES[setting.model], 2 if setting.dtype == "bfloat16" else 4
+    sizes, size = setting.whole, 2 if setting.dtype == "bfloat16" else 4
     height, width = setting.grid
     calls = [setting.text_tokens] + ([0] if setting.guidance != 1.0 else [])
     step = Cost(flops=0.0, bytes=0.0)
@@ -65,7 +65,7 @@ def denoiser_share(setting: Setting) -> float:
     """How many times the work of the blocks that are built the whole denoiser does."""
     height, width = setting.grid
     tokens = ([height * width], [setting.text_tokens])
-    whole = forward_flops(SIZES[setting.model].denoiser, *tokens)
+    whole = forward_flops(setting.whole.denoiser, *tokens)
     return whole / forward_flops(setting.built().denoiser, *tokens)
 
 

@@ -92,6 +92,11 @@ class Setting:
             )
 
     @property
+    def whole(self) -> Sizes:
+        """The sizes that the row is about."""
+        return SIZES[self.model]
+
+    @property
     def layers_read(self) -> tuple[int, ...]:
         """Of the text encoder, zero-based."""
         return SIZES[self.model].denoiser.selected_layer_index

@@ -64,25 +64,19 @@ def _place(
     request.resolution(located.defaults)
     storage = choose_storage(machine["quantise"] or "exact")
 
-    from petzval.conditioning.tokenizer import PromptTokenizer
-    from petzval.inference.device import choose_device, choose_dtype
     from petzval.inference.footprint import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
     from petzval.inference.planner import Budget
     from petzval.inference.planning import Planning
     from petzval.inference.speeds import Speeds
-    from petzval.weights.checkpoint import Checkpoint
 
-    budget = Budget.of(machine["memory"], machine["ram"])
-    device = choose_device(machine["device"] or "auto")
-    checkpoint = Checkpoint.open(located.folder)
     known = None if speeds is None else read_json(speeds)
-    planning = Planning(
-        checkpoint=checkpoint,
-        tokenizer=PromptTokenizer(checkpoint.tokenizer_folder),
-        device=device,
-        dtype=choose_dtype(machine["dtype"] or "auto", device),
-        budget=budget,
+    planning = Planning.open(
+        located.folder,
+        (),
+        device=machine["device"] or "auto",
+        dtype=machine["dtype"] or "auto",
+        budget=Budget.of(machine["memory"], machine["ram"]),
         storage=storage,
         speeds=None if known is None else from_mapping(Speeds, known, where=str(speeds)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -79,6 +79,16 @@ def _for_each(modulation: StepModulation, samples: int) -> StepModulation:
         text=tuple(m.expand(samples, -1) for m in modulation.text),
         final=modulation.final.expand(samples, -1),
     )
+
+
+def brought(velocity: Denoise, bring: Callable[[], object]) -> Denoise:
+    """A branch whose network is brought before each call: a preview may have put it out."""
+
+    def after(tokens: Tensor, sigma: float, call: int) -> Tensor:
+        bring()
+        return velocity(tokens, sigma, call)
+
+    return after
 
 
 def guided(

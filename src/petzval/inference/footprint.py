@@ -178,10 +178,11 @@ class Footprints:
         compute = flops * work.calls * work.branches / self._speeds.flops
         values = (12 * config.num_layers + 2) * config.hidden_size
         kept = work.calls * values * self._number.itemsize
-        fold = sum(_bytes_of(layer) for layer in folded)
+        sizes = [_bytes_of(layer) for layer in folded]
+        run = run.then(Footprint(peak_bytes=max(sizes, default=0), flops=0))
         passes = work.calls * work.branches if streamed else 1
         return self._placed(
-            DENOISER, strategy, source, weights, run, kept, compute, passes=passes, once=fold
+            DENOISER, strategy, source, weights, run, kept, compute, passes=passes, once=sum(sizes)
         )
 
     # ── autoencoder ──────────────────────────────────────────────────────────────────────────────
@@ -256,20 +257,17 @@ class Footprints:
         """Put together: peaks of loading and of computing, seconds of both."""
         device = torch.device(strategy.device)
         on_cpu = device.type == "cpu"
-        early = "streams" not in backends.lacks(device) if not on_cpu else False
+        streamed = strategy.residence == "streamed"
+        early = not on_cpu and "streams" not in backends.lacks(device)
         layers = weights.layer * (2 if early else 1)
-        slack = min(REMAP_BYTES, weights.moved) if weights.converted else 0
-        working = run.peak_bytes
-        if strategy.residence == "streamed":
-            # A layer is read while the stream of hidden states waits, and before its own work.
-            slack = min(REMAP_BYTES, weights.layer) if weights.converted else 0
-        elif on_cpu:
-            working = max(working, slack)
+        # While weights are converted, the stored ones are mapped beside them.
+        mapped = min(REMAP_BYTES, weights.layer if streamed else weights.moved)
+        loading = mapped if weights.converted and on_cpu else 0
         speeds = self._speeds
         sent = 0.0 if on_cpu else 1 / speeds.sent
         each = weights.moved * (1 / speeds.read + sent)
         first_fold = once / speeds.read
-        if strategy.residence == "streamed":
+        if streamed:
             seconds = max(compute, passes * each) + first_fold
             moved, further = weights.moved * passes, seconds - first_fold
         else:
@@ -283,7 +281,7 @@ class Footprints:
             strategy=strategy,
             stored=_stored(source),
             weight_bytes=weights.base + layers,
-            working_bytes=working,
+            working_bytes=max(run.peak_bytes, loading),
             kept_bytes=kept,
             host_bytes=0 if on_cpu else min(REMAP_BYTES, weights.moved) + 2 * weights.layer,
             moved_bytes=moved,

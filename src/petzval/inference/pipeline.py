@@ -12,54 +12,43 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import petzval
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
-from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import PlacementError, RequestError
 from petzval.flow.sampler import Step, network_sigmas, sample
 from petzval.flow.schedule import sigmas
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
-from petzval.inference.denoise import branch, guided, packed_branch
-from petzval.inference.device import choose_device, choose_dtype, device_name
+from petzval.inference.denoise import brought, guided
+from petzval.inference.device import device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras
-from petzval.inference.numerics import NoiseSource
+from petzval.inference.numerics import Noise, NoiseSource
 from petzval.inference.placement import DENOISER, ENCODER, Placement, choose_storage
-from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
 from petzval.inference.planner import Amount, Budget
-from petzval.inference.planning import Planning, default_work
+from petzval.inference.planning import MemoryWarning, Planning, default_work
 from petzval.inference.recipe import UsedLora
-from petzval.inference.request import GeneratedImage, GenerationRequest
+from petzval.inference.request import GeneratedImage
 from petzval.inference.residency import Networks, Residency
 from petzval.inference.variants import Defaults, locate
+from petzval.inference.words import worded_branch
 from petzval.kernels import backends
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.strips import decode_in_strips
 from petzval.models.vae import Autoencoder
-from petzval.shapes import Images, LatentTokens, TextTokens
-from petzval.weights.checkpoint import Checkpoint
-from petzval.weights.lora import read_lora
-
-Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
-"""What can be drawn: a request, a plan made from one, a prompt or several."""
-
-Noise: TypeAlias = NoiseSource | LatentTokens
-"""Drawn from seeds, or given: [pictures, tokens, channels]."""
+from petzval.shapes import Images, LatentTokens
 
 _KEPT_SCHEDULES = 4
-
-
-class MemoryWarning(UserWarning):
-    """Memory ran out, and a smaller plan is followed from here on."""
 
 
 class Pipeline:
@@ -112,7 +101,6 @@ class Pipeline:
         self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
         self._dropped = False
         self.graphs: GraphedDenoiser | None = None
-        """Calls of the denoiser through CUDA graphs, where somebody asked for them."""
 
     @property
     def networks(self) -> Networks:
@@ -155,11 +143,8 @@ class Pipeline:
     ) -> Pipeline:
         """Load a variant by name, or any checkpoint in the published folder layout.
 
-        LoRAs are added to the weights of this pipeline alone: they cost nothing while it draws,
-        and one that is loaded without them has the checkpoint's own.
-
-        With a limit of memory, a placement is computed first and then followed: what comes, when it
-        goes, and in which form. The picture stays the same unless `quantise` asks for less.
+        LoRAs are added to the weights of this pipeline alone. With a limit of memory, a placement
+        is computed first and then followed; the picture is the same unless `quantise` is asked for.
 
         Args:
             name_or_path: "mini", "lens-turbo" …, see `variants.locate`; or a folder.
@@ -180,37 +165,28 @@ class Pipeline:
             PlacementError: nothing fits into the memory.
         """
         located = locate(name_or_path)
-        choices = choose_loras(lora)
-        place = choose_device(device)
-        number = choose_dtype(dtype, place)
-        checkpoint = Checkpoint.open(located.folder)
-        loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        planning = Planning(
-            checkpoint=checkpoint,
-            tokenizer=PromptTokenizer(checkpoint.tokenizer_folder),
-            device=place,
-            dtype=number,
+        planning = Planning.open(
+            located.folder,
+            choose_loras(lora),
+            device=device,
+            dtype=dtype,
             budget=Budget.of(memory, ram),
             storage=choose_storage(quantise),
-            loras=loras,
         )
         work = default_work(located.defaults)
         if request is not None:
-            work = planning.work(_plan(request, located.defaults))
+            work = planning.work(decide(request, located.defaults))
         residency = planning.settle(work)
-        identity = checkpoint.identity
-        text = PromptEncoder(residency.networks.encoder, planning.tokenizer, checkpoint_id=identity)
+        identity = planning.checkpoint.identity
+        networks = residency.networks
         return cls(
             name=located.name,
             identity=identity,
-            text=text,
-            denoiser=residency.networks.denoiser,
-            autoencoder=residency.networks.autoencoder,
+            text=PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=identity),
+            denoiser=networks.denoiser,
+            autoencoder=networks.autoencoder,
             defaults=located.defaults,
-            loras=[
-                UsedLora(file=each.name, sha256=each.sha256, weight=weight)
-                for each, weight in loras
-            ],
+            loras=planning.used_loras,
             residency=residency,
             planning=planning,
         )
@@ -277,8 +253,6 @@ class Pipeline:
         return self._run(plan, batch_size, source if noise is None else noise)
 
     def _run(self, plan: GenerationPlan, batch_size: int, noise: Noise) -> Iterator[StepEvent]:
-        if not self._residency.keeps(ENCODER):
-            self._encode(plan, plan.texts)  # all of them before it leaves
         for images in self._batches(plan, batch_size):
             yield from self._with_retries(plan, images, noise)
 
@@ -306,13 +280,15 @@ class Pipeline:
         noise: NoiseSource | LatentTokens,
     ) -> Iterator[StepEvent]:
         clock = StageClock()
+        if not self._residency.keeps(ENCODER):
+            self._encode(plan, plan.texts)  # all of them before it leaves
         levels, modulations = self._schedule(plan)
         denoise = self._denoise(plan, images, modulations)
         clock.lap("encode")
-        tokens = _noise(images, noise).to(self.device)
+        tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
         for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
-            _check(step, images, self.dtype)
+            numerics.check_step(step, images, self.dtype)
             clock.lap("denoise")
             finished: tuple[GeneratedImage, ...] = ()
             if step.index + 1 == step.num_steps:
@@ -328,9 +304,9 @@ class Pipeline:
         Raises:
             PlacementError: there is none.
         """
-        self._residency.release()
         if self._planning is None:
             raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
+        self._residency.release()
         placement = self._planning.smaller(self._planning.work(plan), self.placement)
         warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=2)
         self._adopt(self._planning.follow(placement))
@@ -341,7 +317,7 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served; or options on top of a finished plan.
         """
-        return _plan(request, self.defaults, **options)
+        return decide(request, self.defaults, **options)
 
     def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
@@ -406,48 +382,19 @@ class Pipeline:
         conditional = self._branch(plan, [image.prompt for image in images], modulations)
         if plan.guidance == 1.0:
             return conditional
-        negatives = [image.negative_prompt for image in images]
-        unconditional = self._branch(plan, negatives, modulations)
+        unconditional = self._branch(plan, [each.negative_prompt for each in images], modulations)
         exact = not plan.parity.state_in_network_dtype
         return guided(conditional, unconditional, plan.guidance, exact=exact)
 
     def _branch(
-        self,
-        plan: GenerationPlan,
-        prompts: Sequence[str | None],
-        modulations: Sequence[StepModulation],
+        self, plan: GenerationPlan, prompts: Sequence[str | None], steps: Sequence[StepModulation]
     ) -> Denoise:
-        """One prompt a picture; without words there is no text.
-
-        The denoiser is brought before each call: a preview may have put it out.
-        """
+        """One prompt a picture; one that is blank is no text."""
+        encoded = iter(self._encode(plan, [prompt for prompt in prompts if prompt]))
+        words = [next(encoded) if prompt else None for prompt in prompts]
         grid = plan.resolution.grid
-        written = [prompt for prompt in prompts if prompt]
-        lengths = {each.num_tokens for each in self._encode(plan, written)} if written[1:] else {0}
-        if len(lengths) == 1 and len(written) in (0, len(prompts)):
-            text = self._text_tokens(plan, written) if written else None
-            velocity = branch(self.denoiser, text, grid, modulations, self.graphs)
-        else:
-            texts = [self._text_tokens(plan, [each])[0] if each else None for each in prompts]
-            velocity = packed_branch(self.denoiser, texts, grid, modulations)
-
-        def brought(tokens: Tensor, sigma: float, call: int) -> Tensor:
-            self._residency.bring(DENOISER)
-            return velocity(tokens, sigma, call)
-
-        return brought
-
-    @torch.no_grad()
-    def _text_tokens(self, plan: GenerationPlan, prompts: Sequence[str]) -> TextTokens:
-        """The denoiser's text stream [B, T, width] for prompts of one length."""
-        encoded = self._encode(plan, prompts)
-        layers = [
-            torch.stack(parts).to(self.device)
-            for parts in zip(*(each.layers for each in encoded), strict=True)
-        ]
-        for layer in layers:
-            numerics.check_finite(layer, "text features", self.dtype)
-        return self.denoiser.embed_text(layers)
+        velocity = worded_branch(self.denoiser, words, grid, steps, self.dtype, self.graphs)
+        return brought(velocity, partial(self._residency.bring, DENOISER))
 
     def _encode(self, plan: GenerationPlan, prompts: Sequence[str]) -> list[PromptFeatures]:
         return self.text.encode(
@@ -500,44 +447,4 @@ class Pipeline:
         )
 
 
-def _noise(images: Sequence[PlannedImage], noise: NoiseSource | Tensor) -> Tensor:
-    """The rows of some pictures, drawn or given."""
-    if isinstance(noise, Tensor):
-        return noise[[image.index for image in images]]
-    return noise.rows(images)
-
-
-def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
-    """Stop where a number is not finite any more, in place of a black picture."""
-    numbers = " and ".join(str(image.index + 1) for image in images)
-    where = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
-    numerics.check_finite(step.tokens, where, dtype)
-
-
-def _plan(request: Asked, defaults: Defaults, **options: Any) -> GenerationPlan:
-    if isinstance(request, GenerationPlan):
-        if options:
-            raise RequestError(
-                f"a plan is decided, and cannot take {', '.join(options)} any more",
-                "give the options with the request that the plan is made from",
-            )
-        return request
-    if isinstance(request, GenerationRequest):
-        return make_plan(replace(request, **options), defaults)
-    return make_plan(GenerationRequest(prompt=request, **options), defaults)
-
-
-def load(
-    name_or_path: str | Path = "mini",
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
-    **limits: Any,
-) -> Pipeline:
-    """Load a model by name or path: see `Pipeline.load`, also for the limits of memory.
-
-    Raises:
-        RequestError, CheckpointError, PlacementError: as `Pipeline.load`.
-    """
-    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora, **limits)
+load = Pipeline.load

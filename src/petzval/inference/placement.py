@@ -25,9 +25,12 @@ Storage: TypeAlias = Literal["exact", "float8", "int8", "int4"]
 
 STORAGES: tuple[Storage, ...] = ("exact", "float8", "int8", "int4")
 
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGT")}
-_UNITS |= {f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate("KMGT")}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGT")},
+    **{f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate("KMGT")},
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +199,7 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * unit)
 
 
-def spell_bytes(count: float) -> str:
+def spell_bytes(count: int) -> str:
     """Bytes for people, in powers of ten: "8.2 GB"."""
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= size:

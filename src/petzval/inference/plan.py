@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from petzval.conditioning.template import resolve_date
+from petzval.errors import RequestError
 from petzval.flow.schedule import empirical_mu, warn_off_family
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
 from petzval.inference.placement import Storage
@@ -99,6 +101,28 @@ class GenerationPlan:
             threads=made_by.threads,
             weights=made_by.weights,
         )
+
+
+Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
+"""What can be drawn: a request, a plan made from one, a prompt or several."""
+
+
+def decide(asked: Asked, defaults: Defaults, **options: Any) -> GenerationPlan:
+    """The plan of whatever was asked for, with further fields of the request as options.
+
+    Raises:
+        RequestError: the request cannot be served; or options on top of a finished plan.
+    """
+    if isinstance(asked, GenerationPlan):
+        if options:
+            raise RequestError(
+                f"a plan is decided, and cannot take {', '.join(options)} any more",
+                "give the options with the request that the plan is made from",
+            )
+        return asked
+    if isinstance(asked, GenerationRequest):
+        return make_plan(replace(asked, **options), defaults)
+    return make_plan(GenerationRequest(prompt=asked, **options), defaults)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

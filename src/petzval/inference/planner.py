@@ -14,6 +14,7 @@ from petzval.inference.footprint import Footprints, Work
 from petzval.inference.placement import (
     NETWORKS,
     Placement,
+    Residence,
     Storage,
     Strategy,
     parse_bytes,
@@ -95,7 +96,7 @@ class Planner:
         self.device = device
         self._dtype = dtype
         self._work = work
-        self._storage = storage
+        self._storage: Storage = storage
         self._footprints = Footprints(checkpoint, dtype, work, speeds)
         self._baseline = baseline
         self._placements: list[Placement] = []
@@ -143,19 +144,21 @@ class Planner:
         if self.device.type != "cpu":
             encoders += [Strategy(residence="resident", device="cpu")]
             encoders += [Strategy(residence="streamed", device="cpu")]
+        forms: tuple[tuple[Residence, bool], ...] = (
+            ("resident", False),
+            ("resident", True),
+            ("staged", False),
+            ("staged", True),
+            ("streamed", True),
+        )
         denoisers = [
             Strategy(residence=residence, device=device, folded=folded, storage=self._storage)
-            for residence, folded in (
-                ("resident", False),
-                ("resident", True),
-                ("staged", False),
-                ("staged", True),
-                ("streamed", True),
-            )
+            for residence, folded in forms
         ]
+        stays: tuple[Residence, ...] = ("resident", "staged")
         decoders = [
             Strategy(residence=residence, device=device, strip_rows=rows)
-            for residence in ("resident", "staged")
+            for residence in stays
             for rows in (0, STRIP_ROWS)
         ]
         height, width = (PIXELS_PER_TOKEN * side for side in self._work.grid)
@@ -199,10 +202,9 @@ def _rounded_up(count: int) -> str:
     return f"{-(-count // 100_000_000) * 100}MB"
 
 
-def _order(placement: Placement) -> tuple[float, float, int, int]:
-    """Faster for further pictures, then for the first; then the simpler one."""
+def _order(placement: Placement) -> tuple[float, int, int, float]:
+    """Faster for further pictures, then fewer networks that move, then the plainer, then faster."""
     networks = placement.networks
     moving = sum(each.strategy.residence != "resident" for each in networks)
     extras = sum(each.strategy.folded + bool(each.strategy.strip_rows) for each in networks)
-    further, first = placement.further_seconds, placement.seconds
-    return (float(f"{further:.2g}"), float(f"{first:.2g}"), moving, extras)
+    return (float(f"{placement.further_seconds:.2g}"), moving, extras, placement.seconds)

@@ -5,30 +5,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import to_mapping
+from petzval.inference.device import choose_device, choose_dtype
 from petzval.inference.footprint import Work
+from petzval.inference.loras import LoraChoice
 from petzval.inference.placement import Placement, Storage
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planner import Budget, Planner
+from petzval.inference.recipe import UsedLora
 from petzval.inference.residency import Loras, Networks, Residency
 from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.inference.variants import Defaults
 from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.lora import read_lora
 
 SPARE = 0.92
 """Share of the memory found free that a plan may use where no budget is given."""
 
 _ROOM_FOR_WORK = 1.5
 """A checkpoint is not planned for where this many times its bytes are free on an accelerator."""
+
+
+class MemoryWarning(UserWarning):
+    """Memory ran out, and a smaller plan is followed from here on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +63,47 @@ class Planning:
     loras: Loras = ()
     speeds: Speeds | None = None
 
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        loras: Sequence[LoraChoice],
+        *,
+        device: str,
+        dtype: str,
+        budget: Budget,
+        storage: Storage,
+        speeds: Speeds | None = None,
+    ) -> Planning:
+        """Open a checkpoint's folder for a device and a type by name; nothing is loaded but LoRAs.
+
+        Raises:
+            RequestError: unknown device or dtype.
+            CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
+        """
+        place = choose_device(device)
+        number = choose_dtype(dtype, place)
+        checkpoint = Checkpoint.open(folder)
+        config = checkpoint.denoiser_config
+        return cls(
+            checkpoint=checkpoint,
+            tokenizer=PromptTokenizer(checkpoint.tokenizer_folder),
+            device=place,
+            dtype=number,
+            budget=budget,
+            storage=storage,
+            loras=[(read_lora(choice.path, config), choice.weight) for choice in loras],
+            speeds=speeds,
+        )
+
+    @property
+    def used_loras(self) -> tuple[UsedLora, ...]:
+        """For recipes."""
+        return tuple(
+            UsedLora(file=lora.name, sha256=lora.sha256, weight=weight)
+            for lora, weight in self.loras
+        )
+
     def planner(self, work: Work) -> Planner:
         """All placements for pictures that ask for this."""
         return Planner(
@@ -75,14 +125,36 @@ class Planning:
         budget = self.budget or self._room()
         plain = self.storage == "exact" and self.dtype != torch.float16
         if plain and not budget:
-            checkpoint, device = self.checkpoint, self.device
-            networks = Networks(
-                encoder=checkpoint.load_encoder(self.dtype, device),
-                denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.loras),
-                autoencoder=checkpoint.load_vae(self.dtype, device),
-            )
-            return Residency.of(networks)
-        return self.follow(self.planner(work).choose(budget))
+            loaded = self._unless_memory_ends(self._load_everything)
+            if loaded is not None:
+                return loaded
+            budget = self.limits()
+        planner = self.planner(work)
+        placement = planner.choose(budget)
+        while True:
+            loaded = self._unless_memory_ends(partial(self.follow, placement))
+            if loaded is not None:
+                return loaded
+            placement = planner.smaller(placement)
+
+    def _load_everything(self) -> Residency:
+        checkpoint, device = self.checkpoint, self.device
+        networks = Networks(
+            encoder=checkpoint.load_encoder(self.dtype, device),
+            denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.loras),
+            autoencoder=checkpoint.load_vae(self.dtype, device),
+        )
+        return Residency.of(networks)
+
+    def _unless_memory_ends(self, load: Callable[[], Residency]) -> Residency | None:
+        """What was loaded, or None with all of it given back."""
+        try:
+            return load()
+        except (RuntimeError, MemoryError) as error:
+            if not backends.is_out_of_memory(error):
+                raise
+        backends.give_back(self.device)
+        return None
 
     def follow(self, placement: Placement) -> Residency:
         """The networks in their places, what is resident loaded.

@@ -242,6 +242,8 @@ class Residency:
         """Put everything out, what is resident as well."""
         for stage in self._stages.values():
             stage.release()
+        for network in (self.networks.encoder, self.networks.denoiser, self.networks.autoencoder):
+            vacate(network)
         backends.give_back(self.device)
 
     def _clear(self, coming: str) -> None:

@@ -70,7 +70,7 @@ def lacks(device: torch.device) -> dict[Lack, str]:
         ):
             lacking["float8"] = "float8 weights are decoded before each product"
     elif device.type == "mps":
-        if not torch.backends.mps.is_macos_or_newer(14, 0):
+        if torch.backends.mps.is_available() and not torch.backends.mps.is_macos_or_newer(14, 0):
             lacking["bfloat16"] = "float16 with scaled products"
         lacking["float8"] = "int8 weights"
         lacking["complex numbers"] = "rotations as plain products"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petzval.kernels import dispatch
-from petzval.models.vae import Autoencoder, MidBlock, PixelAttention, ResnetBlock, UpBlock
+from petzval.models.vae import Autoencoder, MidBlock, PixelAttention, ResnetBlock, UpBlock, Upsample
 from petzval.shapes import Images, Latents
 
 DEFAULT_ROWS = 64
@@ -47,7 +47,9 @@ def decode_in_strips(
             assert isinstance(resnet, ResnetBlock)
             x = _resnet(resnet, x, rows)
         if hasattr(block, "upsamplers"):
-            x = _upsampled(block.upsamplers[0].conv, x, rows)
+            upsample = block.upsamplers[0]
+            assert isinstance(upsample, Upsample)
+            x = _upsampled(upsample.conv, x, rows)
     return _convolved(decoder.conv_out, x, _Entrance.of(decoder.conv_norm_out, x), rows)
 
 
