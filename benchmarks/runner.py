@@ -122,7 +122,7 @@ def _processor() -> str:
 
 
 def keep(rows: list[dict[str, Any]]) -> None:
-    """Append rows to the results and write the report again."""
+    """Append rows to the results of their kind of device, and write the report again."""
     from benchmarks.report import write
 
     RESULTS.mkdir(exist_ok=True)

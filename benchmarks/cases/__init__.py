@@ -13,11 +13,13 @@ from benchmarks.cases import (
     full_width,
     memory,
     packed,
+    techniques,
 )
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
     *packed.CASES,
+    *techniques.CASES,
     *encoder.CASES,
     *command_line.CASES,
     *corpus.CASES,

@@ -52,7 +52,7 @@ def _planner(checkpoint: Checkpoint, device: str = "cpu", **changes: Any) -> Pla
 
 def _with_loaded(pipeline: Pipeline, placement: Placement) -> Pipeline:
     """The pipeline of the fixture, its networks as a placement has them."""
-    planning = pipeline._planning
+    planning = pipeline.planning
     assert planning is not None
     residency = planning.follow(placement)
     fresh = Pipeline.load(planning.checkpoint.folder, device="cpu", dtype="float32")

@@ -33,7 +33,7 @@ def test_streams_and_pinned_memory_draw_the_resident_picture(golden_checkpoint: 
     device = str(backends.default_device())
     plain = Pipeline.load(golden_checkpoint, device=device, dtype="float32")
     [expected] = plain.generate(FOX, **options)
-    planning = plain._planning
+    planning = plain.planning
     assert planning is not None
     planner = planning.planner(planning.work(plain.plan(FOX, **options)))
     smallest = min(planner.placements, key=lambda each: each.peak_bytes)

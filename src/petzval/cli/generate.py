@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petzval.inference.event import StepEvent
     from petzval.inference.loras import LoraChoice
     from petzval.inference.pipeline import Pipeline
+    from petzval.inference.plan import GenerationPlan
     from petzval.inference.recipe import Recipe
     from petzval.inference.request import GeneratedImage, GenerationRequest
 
@@ -65,6 +66,7 @@ def generate(
     memory: options.Memory = None,
     ram: options.Ram = None,
     quantise: options.Quantise = None,
+    compile: options.Compile = None,
 ) -> None:
     """Draw pictures from prompts.
 
@@ -96,7 +98,18 @@ def generate(
         limits = {"memory": memory, "ram": ram, "quantise": quantise}
         machine = {"device": device, "dtype": dtype, "threads": threads, "limits": limits}
         parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
-        _draw(request, recipe, model, parts, loras, machine, out=out, format=format, json=json)
+        _draw(
+            request,
+            recipe,
+            model,
+            parts,
+            loras,
+            machine,
+            compile=compile,
+            out=out,
+            format=format,
+            json=json,
+        )
 
 
 def _draw(
@@ -107,6 +120,7 @@ def _draw(
     loras: tuple[LoraChoice, ...],
     machine: dict[str, Any],
     *,
+    compile: bool | None,
     out: str,
     format: str | None,
     json: bool,
@@ -126,11 +140,26 @@ def _draw(
     plan = pipeline.plan(request)
     events = pipeline.steps(plan)
     output.prepare()
+    kept = _compile(pipeline, plan, compile)
     with _progress(len(plan.images) * plan.steps) as advance:
         for event in events:
             advance(event)
             for image in event.images:
                 _report(image, output.write(image), json=json)
+    kept()
+
+
+def _compile(pipeline: Pipeline, plan: GenerationPlan, asked: bool | None) -> Callable[[], object]:
+    """Compile the networks where that was asked for or pays; returns what to call when it worked.
+
+    The choice is said on stderr only where it was made for the user and costs time.
+    """
+    from petzval.inference.compile import compile_for
+
+    choice, done = compile_for(pipeline, plan, asked)
+    if choice.compile and asked is None:
+        complain("note", f"compiling: {choice.reason}; --no-compile leaves it out")
+    return done
 
 
 def _recipe_model(recipe: Recipe | None) -> str:

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "models": "List the models, where they are and what they need.",
     "pull": "Fetch weights from a mirror, proven, with their licence shown first.",
     "doctor": "Report versions, devices, memory and kernels, with reasons.",
+    "bench": "Measure how fast this machine makes pictures, technique by technique.",
     "convert": "Write a model or one of its parts in another format.",
     "verify": "Check a checkpoint, and its results against recorded ones.",
     "data": "Fetch and build training data.",

@@ -117,6 +117,14 @@ Quantise: TypeAlias = Annotated[
         help="Denoiser's blocks: exact, or smaller in float8, int8 or int4. [default: exact]"
     ),
 ]
+Compile: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the networks first. [default: where it saves more time than it costs]",
+        show_default=False,
+    ),
+]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=1024)
 ]

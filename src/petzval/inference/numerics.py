@@ -17,7 +17,7 @@ from petzval.errors import NumericsError, RequestError
 from petzval.flow.noise import SharedNoise, initial_noise
 from petzval.flow.sampler import Step
 from petzval.inference.parity import Parity
-from petzval.inference.plan import PlannedImage
+from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.models.latents import denormalise
 from petzval.models.vae import TokenStatistics
 from petzval.shapes import Images, LatentTokens
@@ -84,6 +84,27 @@ class NoiseSource:
 
 Noise: TypeAlias = NoiseSource | LatentTokens
 """Drawn from seeds, or given: [pictures, tokens, channels]."""
+
+
+def choose_noise(
+    given: LatentTokens | None, plan: GenerationPlan, channels: int, dtype: torch.dtype
+) -> Noise:
+    """The noise that was given, or else that of a plan's seeds.
+
+    Raises:
+        RequestError: it is of another shape; or as `NoiseSource.check`.
+    """
+    height, width = plan.resolution.grid
+    source = NoiseSource((height, width), channels, plan.parity, dtype)
+    source.check(plan.images)
+    if given is None:
+        return source
+    expected = [len(plan.images), height * width, channels]
+    if list(given.shape) != expected:
+        raise RequestError(
+            f"noise of shape {list(given.shape)}, expected {expected}: pictures, tokens, channels"
+        )
+    return given
 
 
 def noise_of(images: Sequence[PlannedImage], noise: Noise) -> Tensor:

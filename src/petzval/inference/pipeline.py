@@ -8,7 +8,6 @@ the same bytes alone and in company.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,24 +23,24 @@ from petzval.flow.sampler import Step, sample
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
 from petzval.inference.decoding import Decodings, decode_tokens
-from petzval.inference.denoise import branch, brought, guided
+from petzval.inference.denoise import brought, guided
 from petzval.inference.device import device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.folding import FoldedSchedules
+from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras, reweighed
-from petzval.inference.numerics import Noise, NoiseSource
+from petzval.inference.numerics import Noise
 from petzval.inference.parts import Parts
 from petzval.inference.placement import DENOISER, ENCODER, Placement, choose_storage
 from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
 from petzval.inference.planner import Amount, Budget
-from petzval.inference.planning import MemoryWarning, Planning, default_work
+from petzval.inference.planning import Planning, default_work, retried
 from petzval.inference.preview import SmallPreviews
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage
 from petzval.inference.residency import Networks, Residency
-from petzval.inference.text_stream import TextStream
 from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
-from petzval.kernels import backends
+from petzval.inference.words import Words, worded_branch
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens
@@ -64,6 +63,8 @@ class Pipeline:
 
     Attributes:
         previews: small pictures in the events of steps, once they have begun.
+        graphs: calls of the denoiser as CUDA graphs; None calls it as it is.
+        planning: what it was loaded with; None where the networks were given.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class Pipeline:
         self.defaults = defaults
         self.loras = tuple(loras)
         self._live = live
-        self._planning = planning
+        self.planning = planning
         self._decodings = Decodings()
         networks = Networks(encoder=text.encoder, denoiser=denoiser, autoencoder=autoencoder)
         self._adopt(residency or Residency.of(networks))
         self.dtype = self._residency.dtype
         self.device = self._residency.device
-        self._words = TextStream(text, self.dtype, self.device)
+        self._words = Words(text)
         self.previews = SmallPreviews(lambda: self.autoencoder, lambda: self.placement is None)
         self._made_by = MadeBy(
             petzval=petzval.__version__,
@@ -105,6 +106,12 @@ class Pipeline:
             weights="exact" if planning is None else planning.storage,
         )
         self._folded = FoldedSchedules(self.dtype, self.device)
+        self.graphs: GraphedDenoiser | None = None
+
+    @property
+    def networks(self) -> Networks:
+        """All three, whether their weights are in place or not."""
+        return self._residency.networks
 
     @property
     def denoiser(self) -> MMDiT:
@@ -128,11 +135,6 @@ class Pipeline:
     def placement(self) -> Placement | None:
         """The plan of memory that is followed; None where everything is there for good."""
         return self._residency.placement
-
-    @property
-    def planning(self) -> Planning | None:
-        """What it was loaded with; None where the networks were given."""
-        return self._planning
 
     def put_out(self) -> None:
         """Put out weights that come and go, until they are needed again."""
@@ -246,8 +248,8 @@ class Pipeline:
             request: a request; or a prompt or several, with the request's other fields as options:
                 `generate("a red fox", seed=7, size="256x256")`.
             progress: called after every step.
-            batch_size: pictures that run through the networks together, where their prompts have
-                the same number of tokens. Above 1 the last bits depend on the company.
+            batch_size: pictures that run through the networks together; prompts of different
+                lengths share a row without padding. Above 1 the last bits depend on the company.
 
         Raises:
             RequestError: the request cannot be served.
@@ -285,41 +287,16 @@ class Pipeline:
         plan = self.plan(request, **options)
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, got {batch_size}")
-        height, width = plan.resolution.grid
-        channels = self._residency.networks.denoiser.config.in_channels
-        expected = (len(plan.images), height * width, channels)
-        if noise is not None and tuple(noise.shape) != expected:
-            raise RequestError(
-                f"noise of shape {list(noise.shape)}, expected {list(expected)}: "
-                "pictures, tokens, channels"
-            )
-        source = NoiseSource((height, width), channels, plan.parity, self.dtype)
-        source.check(plan.images)
-        return self._run(plan, batch_size, source if noise is None else noise, leave_decoding)
+        channels = self.networks.denoiser.config.in_channels
+        source = numerics.choose_noise(noise, plan, channels, self.dtype)
+        return self._run(plan, batch_size, source, leave_decoding)
 
     def _run(
         self, plan: GenerationPlan, batch_size: int, noise: Noise, leave_decoding: bool
     ) -> Iterator[StepEvent]:
         for images in self._words.batches(plan, batch_size):
-            yield from self._with_retries(plan, images, noise, leave_decoding)
-
-    def _with_retries(
-        self,
-        plan: GenerationPlan,
-        images: Sequence[PlannedImage],
-        noise: Noise,
-        leave_decoding: bool,
-    ) -> Iterator[StepEvent]:
-        """Draw; where memory runs out, under a smaller plan from the first step again."""
-        while True:
-            try:
-                yield from self._draw(plan, images, noise, leave_decoding)
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not backends.is_out_of_memory(error):
-                    raise
-            # Out here the error and the tensors that its traceback held are gone.
-            self._shrink(plan)
+            draw = partial(self._draw, plan, images, noise, leave_decoding)
+            yield from retried(draw, partial(self._shrink, plan))
 
     def _draw(
         self,
@@ -336,19 +313,18 @@ class Pipeline:
         clock.lap("encode")
         tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        made_by = replace(self._made_by, threads=threads)
         for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
             numerics.check_step(step, images, self.dtype)
             clock.lap("denoise")
             event = self._event(plan, images, step)
             if step.index + 1 == step.num_steps:
-                finish = partial(self._finish, plan, images, step.tokens, clock)
-                # Elsewhere than here an autoencoder that comes and goes would push others out.
-                late = leave_decoding and self.placement is None
-                event = (
-                    replace(event, finish=self._decodings.late(finish, self.device))
-                    if late
-                    else replace(event, images=finish())
-                )
+                finish = partial(self._finish, plan, images, step.tokens, clock, made_by)
+                if leave_decoding and self.placement is None:
+                    event = replace(event, finish=self._decodings.late(finish, self.device))
+                else:  # an autoencoder that comes and goes may only push others out from here
+                    event = replace(event, images=finish())
             yield event
             if step.index + 1 < step.num_steps:  # else the clock may be another thread's
                 clock.resume()
@@ -359,16 +335,15 @@ class Pipeline:
         Raises:
             PlacementError: there is none.
         """
-        if self._planning is None:
+        if self.planning is None:
             raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
         self.previews.wait()
         with self._words.moving(), self._decodings.moving():
+            if self.graphs is not None:
+                self.graphs.graphs.clear()
+                self.graphs = None
             self._residency.release()
-            placement = self._planning.smaller(self._planning.work(plan), self.placement)
-            warnings.warn(
-                f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=2
-            )
-            self._adopt(self._planning.follow(placement))
+            self._adopt(self.planning.shrink(plan, self.placement))
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -380,9 +355,7 @@ class Pipeline:
 
     def encode_prompts(self, plan: GenerationPlan) -> None:
         """Encode a plan's words now; drawing it finds their features in the cache."""
-        prompts = [image.prompt for image in plan.images]
-        negatives = [image.negative_prompt for image in plan.images if image.negative_prompt]
-        self._words.encode(plan, prompts + (negatives if plan.guidance != 1.0 else []))
+        self._words.encode(plan, plan.texts)
 
     def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
@@ -419,17 +392,23 @@ class Pipeline:
         modulations: Sequence[StepModulation],
     ) -> Denoise:
         """(tokens, sigma, call) → velocity, with words and guidance inside."""
-        grid = plan.resolution.grid
-        text = self._words.tokens(plan, [image.prompt for image in images], self.denoiser)
-        bring = partial(self._residency.bring, DENOISER)
-        conditional = brought(branch(self.denoiser, text, grid, modulations), bring)
+        conditional = self._branch(plan, [image.prompt for image in images], modulations)
         if plan.guidance == 1.0:
             return conditional
-        negatives = [image.negative_prompt for image in images if image.negative_prompt]
-        text = self._words.tokens(plan, negatives, self.denoiser) if negatives else None
-        unconditional = brought(branch(self.denoiser, text, grid, modulations), bring)
+        unconditional = self._branch(plan, [each.negative_prompt for each in images], modulations)
         exact = not plan.parity.state_in_network_dtype
         return guided(conditional, unconditional, plan.guidance, exact=exact)
+
+    def _branch(
+        self, plan: GenerationPlan, prompts: Sequence[str | None], steps: Sequence[StepModulation]
+    ) -> Denoise:
+        """One prompt a picture; one that is blank is no text."""
+        encoded = iter(self._words.encode(plan, [prompt for prompt in prompts if prompt]))
+        words = [next(encoded) if prompt else None for prompt in prompts]
+        grid = plan.resolution.grid
+        graphs = self.graphs if self.placement is None else None  # they know where weights are
+        velocity = worded_branch(self.denoiser, words, grid, steps, self.dtype, graphs)
+        return brought(velocity, partial(self._residency.bring, DENOISER))
 
     def _pixels(
         self, tokens: LatentTokens, plan: GenerationPlan, strip_rows: int | None = None
@@ -438,12 +417,7 @@ class Pipeline:
         numerics.check_finite(decoded, "decoded picture", self.dtype)
         return numerics.to_pixels(decoded)
 
-    def _event(
-        self,
-        plan: GenerationPlan,
-        images: Sequence[PlannedImage],
-        step: Step,
-    ) -> StepEvent:
+    def _event(self, plan: GenerationPlan, images: Sequence[PlannedImage], step: Step) -> StepEvent:
         return StepEvent(
             indices=tuple(image.index for image in images),
             step=step.index + 1,
@@ -461,24 +435,14 @@ class Pipeline:
         images: Sequence[PlannedImage],
         tokens: LatentTokens,
         clock: StageClock,
+        made_by: MadeBy,
         strip_rows: int | None = None,
     ) -> tuple[GeneratedImage, ...]:
         """Decode the pictures; the time it takes is the last that their clock measures."""
         clock.resume()
         pixels = self._pixels(tokens, plan, strip_rows)
         clock.lap("decode")
-        threads = torch.get_num_threads() if self.device.type == "cpu" else None
-        made_by = replace(self._made_by, threads=threads)
-        share = {stage: time / len(images) for stage, time in clock.seconds.items()}
-        return tuple(
-            GeneratedImage(
-                pixels=pixels[row],
-                recipe=plan.recipe(image, made_by),
-                seconds=share,
-                index=image.index,
-            )
-            for row, image in enumerate(images)
-        )
+        return tuple(plan.pictures(images, pixels, made_by, clock.seconds))
 
 
 load = Pipeline.load

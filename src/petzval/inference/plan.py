@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+from jaxtyping import UInt8
+
 from petzval.conditioning.template import resolve_date
 from petzval.errors import RequestError
 from petzval.flow.schedule import empirical_mu, warn_off_family
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
 from petzval.inference.placement import Storage
 from petzval.inference.recipe import Recipe, UsedLora
-from petzval.inference.request import GenerationRequest
+from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.variants import Defaults
 from petzval.resolution import Resolution
 
@@ -53,24 +56,43 @@ class GenerationPlan:
 
     @property
     def texts(self) -> list[str]:
-        """All that has to be encoded: prompts and negative prompts, each once."""
+        """All that has to be encoded: prompts, and negative prompts with guidance, each once."""
         prompts = [image.prompt for image in self.images]
+        if self.guidance == 1.0:
+            return list(dict.fromkeys(prompts))
         negatives = [image.negative_prompt for image in self.images if image.negative_prompt]
         return list(dict.fromkeys(prompts + negatives))
 
     def batches(self, size: int, lengths: Mapping[str, int]) -> Iterator[tuple[PlannedImage, ...]]:
-        """Pictures in groups of at most `size` whose texts have the same numbers of tokens.
+        """Pictures in groups of at most `size`, those whose texts are of one length side by side.
 
         Args:
-            lengths: tokens of every prompt and negative prompt of the plan.
+            lengths: tokens of all `texts`.
         """
         groups: dict[tuple[int, int], list[PlannedImage]] = {}
         for image in self.images:
-            negative = lengths[image.negative_prompt] if image.negative_prompt else 0
+            negative = lengths.get(image.negative_prompt, 0)
             groups.setdefault((lengths[image.prompt], negative), []).append(image)
-        for group in groups.values():
-            for start in range(0, len(group), size):
-                yield tuple(group[start : start + size])
+        ordered = [image for group in groups.values() for image in group]
+        for start in range(0, len(ordered), size):
+            yield tuple(ordered[start : start + size])
+
+    def pictures(
+        self,
+        images: Sequence[PlannedImage],
+        pixels: UInt8[np.ndarray, "batch height width 3"],
+        made_by: MadeBy,
+        seconds: Mapping[str, float],
+    ) -> Iterator[GeneratedImage]:
+        """Some of the pictures, made: pixels and recipes, the time shared among them."""
+        share = {stage: time / len(images) for stage, time in seconds.items()}
+        for row, image in enumerate(images):
+            yield GeneratedImage(
+                pixels=pixels[row],
+                recipe=self.recipe(image, made_by),
+                seconds=share,
+                index=image.index,
+            )
 
     def recipe(self, image: PlannedImage, made_by: MadeBy) -> Recipe:
         """What makes one of the pictures again."""

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -31,6 +33,8 @@ from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.lora import read_lora
 from petzval.weights.lora_live import LiveLoras, num_elements
 from petzval.weights.source import total_bytes
+
+T = TypeVar("T")
 
 SPARE = 0.92
 """Share of the memory found free that a plan may use where no budget is given."""
@@ -198,6 +202,19 @@ class Planning:
             return planner.smaller(than)
         return planner.choose(self.limits())
 
+    def shrink(self, plan: GenerationPlan, than: Placement | None) -> Residency:
+        """A smaller placement, followed: see `smaller`.
+
+        Warns:
+            MemoryWarning: always.
+
+        Raises:
+            PlacementError: there is nothing smaller.
+        """
+        placement = self.smaller(self.work(plan), than)
+        warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=3)
+        return self.follow(placement)
+
     def work(self, plan: GenerationPlan, *, text_tokens: int | None = None) -> Work:
         """What the pictures of a plan ask of the networks.
 
@@ -227,6 +244,19 @@ class Planning:
     def _files(self) -> tuple[Path, ...]:
         sources = (self.checkpoint.denoiser_source, self.checkpoint.encoder_source)
         return tuple(file for source in sources for file in source.files)
+
+
+def retried(draw: Callable[[], Iterator[T]], shrink: Callable[[], object]) -> Iterator[T]:
+    """Draw; where memory runs out, under a smaller plan from the first step again."""
+    while True:
+        try:
+            yield from draw()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not backends.is_out_of_memory(error):
+                raise
+        # Out here the error and the tensors that its traceback held are gone.
+        shrink()
 
 
 def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer) -> Work:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from petzval.kernels import dispatch
 from petzval.kernels.quantise import (
     GROUP,
     WeightFormat,
@@ -83,9 +84,26 @@ class QuantisedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.format == "int4":
             weight = decode_int4(self.codes, self.scale, self.least, x.dtype)
+        elif self.format == "float8":
+            return dispatch.float8_linear(x, self.codes, self.scale, self.bias)
         else:
             weight = decode_rows(self.codes, self.scale, x.dtype)
         return nn.functional.linear(x, weight, self.bias)
+
+
+def quantised(linear: nn.Linear, format: WeightFormat) -> QuantisedLinear:
+    """A layer in place of one that has its weight; the bias is the same tensor."""
+    with torch.device("meta"):
+        made = QuantisedLinear(
+            linear.in_features, linear.out_features, bias=has_bias(linear), format=format
+        )
+    bias = linear.bias
+    stored = made.prepared(lambda name, dtype, place: linear.weight if name == "weight" else bias)
+    for name, tensor in stored.items():
+        if name != "bias":
+            setattr(made, name, tensor)
+    made.bias = bias
+    return made
 
 
 def quantise(denoiser: MMDiT, format: WeightFormat) -> None:
