@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.case import Case, Prepared
 from petzval.bench import original
-from petzval.inference.compile import lay_channels_last
+from petzval.inference.compile import lay_channels
 from petzval.inference.denoise import packed_branch
 from petzval.kernels import backends, dispatch, fused
 from petzval.kernels.sequences import FusedStream
@@ -94,7 +94,7 @@ def _channels() -> Prepared:
     original.randomise(plain, seed=3)
     last.load_state_dict(plain.state_dict())
     plain, last = plain.to(device), last.to(device)
-    lay_channels_last(last)
+    lay_channels(last)
     latents = _draw(1, MINI_VAE.latent_channels, 32, 32, seed=4, device=device, dtype=torch.float32)
     return Prepared(
         ways={

@@ -18,7 +18,7 @@ from petzval.inference.compile import (
     compile_for,
     eager_seconds,
     lacking,
-    lay_channels_last,
+    lay_channels,
 )
 from petzval.inference.pipeline import Pipeline
 from petzval.models.flops import forward_flops
@@ -117,7 +117,7 @@ def test_the_folder_is_where_the_environment_says(
 def test_channels_last_decode_to_the_same_picture(golden_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(golden_checkpoint)
     plain, last = (checkpoint.load_vae(torch.float32) for _ in range(2))
-    lay_channels_last(last)
+    lay_channels(last)
     weight = last.decoder.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     channels = plain.config.latent_channels

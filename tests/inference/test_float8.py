@@ -36,9 +36,12 @@ def test_error_of_the_velocity_and_of_the_picture(monkeypatch: pytest.MonkeyPatc
     drawer = Pipeline.load("mini", device="cpu", dtype="float32")
     seen: list[Tensor] = []
 
+    def keep(_module: object, _inputs: Any, output: Any) -> None:
+        seen.append(output)
+
     def first_velocity() -> Tensor:
         seen.clear()
-        hook = drawer.denoiser.register_forward_hook(lambda _module, _args, out: seen.append(out))
+        hook = drawer.denoiser.register_forward_hook(keep)
         picture = drawer.generate("a red apple on a white background", **SMALL)[0]
         hook.remove()
         pictures.append(picture.pixels)

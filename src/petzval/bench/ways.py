@@ -15,7 +15,7 @@ from petzval.bench.networks import PREFIX_LENGTH, Scene
 from petzval.flow.sampler import sample
 from petzval.flow.schedule import empirical_mu, sigmas
 from petzval.flow.solver import Denoise
-from petzval.inference.compile import lacking
+from petzval.inference.compile import lacking, lay_channels
 from petzval.inference.denoise import branch, guided
 from petzval.inference.graphs import MAX_TOKENS, GraphedDenoiser
 from petzval.kernels import dispatch, fused
@@ -185,9 +185,7 @@ class Studio:
     def _compiled(self) -> Generator[None]:
         denoiser, autoencoder = self.scene.denoiser, self.scene.autoencoder
         parts = [*denoiser.transformer_blocks, autoencoder.decoder]
-        decoder = (autoencoder.post_quant_conv, autoencoder.decoder)
-        for part in decoder:
-            part.to(memory_format=torch.channels_last)
+        lay_channels(autoencoder, torch.channels_last)
         for part in parts:
             if part not in self._forwards:
                 self._forwards[part] = compiled(part.forward, dynamic=False)
@@ -197,8 +195,7 @@ class Studio:
         finally:
             for part in parts:
                 del part.forward
-            for part in decoder:
-                part.to(memory_format=torch.contiguous_format)
+            lay_channels(autoencoder, torch.contiguous_format)
 
     @contextmanager
     def _in_float8(self) -> Generator[None]:

@@ -131,18 +131,20 @@ def compile_networks(
         dynamic: see `models.compiled.compiled`.
     """
     compile_forwards(denoiser.transformer_blocks, dynamic=dynamic)
-    lay_channels_last(autoencoder)
+    lay_channels(autoencoder)
     compile_forwards([autoencoder.decoder], dynamic=dynamic)
 
 
-def lay_channels_last(autoencoder: Autoencoder) -> None:
+def lay_channels(
+    autoencoder: Autoencoder, layout: torch.memory_format = torch.channels_last
+) -> None:
     """Lay the decoder's convolutions out pixel by pixel, as the fast convolutions of GPUs want it.
 
     Worth it where the norms between them are compiled with them: torch's own norm lays its input
     out anew on CUDA.
     """
     for part in (autoencoder.post_quant_conv, autoencoder.decoder):
-        part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        part.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
 class CompileCache:
