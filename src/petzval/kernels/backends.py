@@ -61,7 +61,6 @@ def backend_name(device: torch.device) -> str:
 def lacks(device: torch.device) -> dict[Lack, str]:
     """What is chosen away on this device, each with what runs in its place."""
     lacking: dict[Lack, str] = {}
-    module = _module(device)
     if device.type == "cuda":
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             lacking["bfloat16"] = "float16 with scaled products"
@@ -76,7 +75,7 @@ def lacks(device: torch.device) -> dict[Lack, str]:
         lacking["complex numbers"] = "rotations as plain products"
         lacking["streams"] = "layers are fetched when they are needed, not before"
     elif device.type == "xpu":
-        if not getattr(module, "is_bf16_supported", lambda: True)():
+        if not getattr(_module(device), "is_bf16_supported", lambda: True)():
             lacking["bfloat16"] = "float16 with scaled products"
         lacking["float8"] = "float8 weights are decoded before each product"
     else:
