@@ -82,7 +82,7 @@ def run_out(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parts_of_other_formats_come_and_go(golden_checkpoint: Path, tmp_path: Path) -> None:
     denoiser = tmp_path / "denoiser.gguf"
     convert_component(open_component(golden_checkpoint, "denoiser"), denoiser, "gguf-q8_0")
-    parts = {
+    parts: dict[str, Any] = {
         "denoiser": denoiser,
         "encoder": saved(tmp_path / "e.safetensors", comfyui_encoder(), settings("encoder")),
         "vae": saved(tmp_path / "v.safetensors", original_vae(), settings("vae")),
@@ -227,7 +227,8 @@ def test_a_server_keeps_one_pipelines_weights_where_they_come_and_go(
     def drawn(loras: tuple[NamedLora, ...] = ()) -> np.ndarray[Any, Any]:
         drawer.prepare(model.name, plan)
         [*_, last] = drawer.draw(model.name, loras, plan)
-        [image] = last.images or (() if last.finish is None else last.finish())
+        images = last.images if last.finish is None else last.finish()
+        [image] = list(images)
         return image.pixels.astype(int)
 
     ink: tuple[NamedLora, ...] = (("ink", 1.0),)

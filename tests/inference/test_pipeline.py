@@ -297,7 +297,7 @@ def test_bfloat16_is_near_float32(golden_checkpoint: Path, pipeline: Pipeline) -
     ],
 )
 def test_a_wrong_device_or_dtype_is_refused(
-    golden_checkpoint: Path, options: dict[str, str], message: str
+    golden_checkpoint: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
         load(golden_checkpoint, **options)
