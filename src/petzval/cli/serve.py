@@ -72,6 +72,20 @@ def _run(
             show_default=False,
         ),
     ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="A content check that an installed package offers.", show_default=False),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="Sign pictures (C2PA) with this chain, PEM.", show_default=False),
+    ] = None,
+    certificate_key: Annotated[
+        Path | None, typer.Option(help="The certificate's key, PEM.", show_default=False)
+    ] = None,
+    algorithm: Annotated[
+        str, typer.Option(help="Of the signature: es256, es384, ps256, ed25519.")
+    ] = "es256",
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts into the log.")
     ] = False,
@@ -118,6 +132,10 @@ def _run(
             threads=threads,
             capacity=queue,
             batch_size=batch_size,
+            checks=tuple(check or ()),
+            certificate=certificate,
+            certificate_key=certificate_key,
+            algorithm=algorithm,
         ),
         ready=print_line,
     )
