@@ -20,6 +20,7 @@ from petzval.server.app import create_app
 from petzval.server.checks import load_checks
 from petzval.server.connection import TimedProtocol
 from petzval.server.journal import configure, note
+from petzval.server.pool import PoolSettings, start_pool, stop_pool
 from petzval.server.provenance import Provenance
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
@@ -37,6 +38,7 @@ class Serving:
         capacity, batch_size: of the engine.
         checks: names of content checks, see `checks.load_checks`.
         certificate, certificate_key, algorithm: as in `Provenance`; None signs nothing.
+        pool: draw with Ray Serve's replicas, and not in this process.
     """
 
     settings: ServerSettings
@@ -51,6 +53,7 @@ class Serving:
     certificate: Path | None = None
     certificate_key: Path | None = None
     algorithm: str = "es256"
+    pool: PoolSettings | None = None
 
 
 def serve(serving: Serving, ready: Callable[[str], object]) -> None:
@@ -69,8 +72,12 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
     with closing(listening):
         checks = load_checks(serving.checks)
         provenance = _provenance(serving)
-        app = create_app(settings, _load(serving), checks=checks, provenance=provenance)
-        run_app(app, listening, ready)
+        try:
+            app = create_app(settings, _load(serving), checks=checks, provenance=provenance)
+            run_app(app, listening, ready)
+        finally:
+            if serving.pool is not None:
+                stop_pool()
     note("stopped")
 
 
@@ -88,6 +95,9 @@ def _provenance(serving: Serving) -> Provenance | None:
 def _load(serving: Serving) -> Engine:
     if serving.threads is not None:
         torch.set_num_threads(serving.threads)
+    if serving.pool is not None:
+        drawers = start_pool(serving.pool)
+        return Engine(drawers, capacity=serving.capacity, batch_size=serving.batch_size)
     drawer = PipelineDrawer(
         serving.models,
         loras=serving.loras,
