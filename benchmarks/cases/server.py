@@ -175,7 +175,7 @@ def _check(served: Served, tally: _Tally) -> None:
 CASES = (
     Case(
         name="server-overhead",
-        title=f"{NUM_PICTURES} pictures of mini, 256 x 256, 20 steps, by the pipeline and over HTTP",
+        title=f"{NUM_PICTURES} pictures of mini, 256 x 256, by the pipeline and over HTTP",
         why="jobs on the disk, events, files and HTTP run beside the drawing and must not slow it: "
         "the server draws at least 95 % as fast as the bare pipeline",
         prepare=prepare_overhead,
