@@ -184,7 +184,8 @@ def _load(
         if threads is not None:
             torch.set_num_threads(threads)
         dtype = dtype or (recipe.dtype if recipe else "auto")
-        return Pipeline.load(name, device=device, dtype=dtype, lora=loras, **parts)
+        named: dict[str, Any] = {**parts}
+        return Pipeline.load(name, device=device, dtype=dtype, lora=loras, **named)
 
 
 def _recorded_threads(recipe: Recipe | None, device: torch.device) -> int | None:

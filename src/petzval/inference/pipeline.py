@@ -115,6 +115,7 @@ class Pipeline:
         encoder: str | Path | None = None,
         vae: str | Path | None = None,
         tokenizer: str | Path | None = None,
+        text: PromptEncoder | None = None,
     ) -> Pipeline:
         """Load a variant by name, any checkpoint's folder, or parts from different places.
 
@@ -134,6 +135,7 @@ class Pipeline:
                 checkpoint's own.
             tokenizer: a folder with `tokenizer.json`, the file, or a file of weights with it
                 inside; None takes the one that came with the encoder.
+            text: in place of the checkpoint's text encoder, which is not loaded then.
 
         Raises:
             RequestError: unknown model, device or dtype; a LoRA is absent, its weight out of range.
@@ -147,15 +149,17 @@ class Pipeline:
         checkpoint = open_checkpoint(located)
         identity = checkpoint.identity
         loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        tokenize = PromptTokenizer(checkpoint.tokenizer)
-        encode = checkpoint.load_encoder(number, place)
+        if text is None:
+            tokenize = PromptTokenizer(checkpoint.tokenizer)
+            encode = checkpoint.load_encoder(number, place)
+            text = PromptEncoder(encode, tokenize, checkpoint_id=identity)
         merged = () if live_lora else loras
         drawing = checkpoint.load_denoiser(number, place, loras=merged)
         strengths = [weight for _, weight in loras]
         return cls(
             name=located.name,
             identity=identity,
-            text=PromptEncoder(encode, tokenize, checkpoint_id=identity),
+            text=text,
             denoiser=drawing,
             autoencoder=checkpoint.load_vae(number, place),
             defaults=located.defaults,
@@ -452,14 +456,11 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
-    live_lora: bool = False,
-    **parts: str | Path | None,
+    **options: Any,
 ) -> Pipeline:
-    """Load a model by name or path, or from parts: see `Pipeline.load`.
+    """Load a model by name or path, or from parts: see `Pipeline.load`, also for the options.
 
     Raises:
         RequestError, CheckpointError: as `Pipeline.load`.
     """
-    return Pipeline.load(
-        name_or_path, device=device, dtype=dtype, lora=lora, live_lora=live_lora, **parts
-    )
+    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora, **options)

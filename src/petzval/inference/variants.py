@@ -259,7 +259,7 @@ def _locate_mirror(mirror: Mirror) -> Located:
         if (folder / _LAYOUT_FILE).is_file():
             variant = VARIANTS.get(mirror.model or "", VARIANTS["lens"])
             name = _name(folder) or mirror.model or mirror.name
-            return Located(name=name, folder=folder, defaults=_defaults(folder, variant))
+            return Located(name=name, base=folder, defaults=_defaults(folder, variant))
     raise CheckpointError(
         f"{mirror.name} is not on this machine", f"`petzval pull {mirror.name}` fetches it"
     )
