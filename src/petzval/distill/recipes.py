@@ -102,11 +102,11 @@ def lens_turbo() -> TurboRecipe:
 def mini_turbo() -> TurboRecipe:
     """The small illustrator in four steps, from the one that ships inside.
 
-    Eight pictures of 256² or 32 of 128² an update. Four hundred times the paper's rate, for a network
-    of a five-hundredth of Lens' weights and a hundred iterations; without the discriminator, which
-    would take a third of the time. Less guidance than the teacher is used with: 4, which is its own,
-    drew busier and busier pictures. And both gradients look at one level: at this size that follows
-    prompts better, at the same distance (docs/turbo.md; research/LOG.md).
+    Eight pictures of 256² or 32 of 128² an update. Four hundred times the paper's rate, for a
+    network of a five-hundredth of Lens' weights and a hundred iterations; without the
+    discriminator, which would take a third of the time. Less guidance than the teacher is used
+    with: 4, which is its own, drew busier and busier pictures. And both gradients look at one
+    level: at this size that follows prompts better, at the same distance (docs/turbo.md).
     """
     return TurboRecipe(
         name="mini-turbo",
