@@ -59,7 +59,7 @@ def sizes(
     """Five sizes, two of them new to teacher and student."""
     candidates = [f"{TEACHER}@20", f"{TEACHER}@4", student]
     comparison = _compared(
-        candidates, data, limit=limit, threads=threads, sizes=(*TRAINED_SIZES, *NEW_SIZES)
+        candidates, data, limit=limit, num=2, threads=threads, sizes=(*TRAINED_SIZES, *NEW_SIZES)
     )
     _record("turbo-sizes", comparison)
 
