@@ -11,7 +11,6 @@ from typing import Literal
 
 from petzval.distill.discriminator import HeadsConfig
 from petzval.distill.objective import DistillConfig
-from petzval.distill.renoise import RenoiseConfig
 from petzval.errors import ConfigError
 from petzval.pretrain.denoiser import DenoiserConfig
 from petzval.pretrain.folder_pool import batch_tokens
@@ -102,21 +101,15 @@ def lens_turbo() -> TurboRecipe:
 def mini_turbo() -> TurboRecipe:
     """The small illustrator in four steps, from the one that ships inside.
 
-    Eight pictures of 256² or 32 of 128² an update. Four hundred times the paper's rate, for a
-    network of a five-hundredth of Lens' weights and a hundred iterations; without the
+    Eight pictures of 256² or 32 of 128² an update. Two hundred times the paper's rate, for a
+    network of a five-hundredth of Lens' weights and a few hundred iterations; without the
     discriminator, which would take a third of the time. Less guidance than the teacher is used
-    with: 4, which is its own, drew busier and busier pictures. And both gradients look at one
-    level: at this size that follows prompts better, at the same distance (docs/turbo.md).
+    with: 4, which is its own, drew busier and busier pictures (research/LOG.md).
     """
     return TurboRecipe(
         name="mini-turbo",
         teacher="mini",
-        objective=DistillConfig(
-            guidance=2.5,
-            adversarial_weight=0.0,
-            first_step_guidance=4.0,
-            renoise=RenoiseConfig(guidance="coupled"),
-        ),
+        objective=DistillConfig(guidance=2.5, adversarial_weight=0.0, first_step_guidance=4.0),
         data=DenoiserConfig(
             bases=(128, 256),
             base_shares=(0.25, 0.75),
@@ -126,7 +119,7 @@ def mini_turbo() -> TurboRecipe:
         ),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
-                learning_rate=2e-4,
+                learning_rate=1e-4,
                 betas=(0.0, 0.9),
                 weight_decay=0.0,
                 warmup_steps=10,
@@ -135,7 +128,7 @@ def mini_turbo() -> TurboRecipe:
                 final_fraction=0.1,
             ),
             num_steps=2000,
-            minutes=14.0,
+            minutes=28.0,
             autocast="bfloat16",
             log_every=5,
             callback_minutes=10.0,
