@@ -12,6 +12,7 @@ from benchmarks.cases import (
     encoder,
     full_width,
     packed,
+    server,
 )
 
 CASES: tuple[Case, ...] = (
@@ -23,4 +24,5 @@ CASES: tuple[Case, ...] = (
     *corpus_captions.CASES,
     *corpus_shards.CASES,
     *full_width.CASES,
+    *server.CASES,
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from petzval.conditioning.encoder import PromptEncoder
 from petzval.errors import RequestError
 from petzval.inference.event import StepEvent
 from petzval.inference.pipeline import Pipeline
@@ -39,6 +40,7 @@ class PipelineDrawer:
         batch_size: pictures that run through the networks together.
         overlap: decode, and encode the next prompt, in other threads than the denoising. None does
             so on accelerators; on a CPU all threads would share the same cores.
+        text: name of a model → its prompt encoder, where the checkpoint's own is not to be loaded.
 
     Raises:
         RequestError, CheckpointError: as `Pipeline.load`; or a LoRA fits none of the models.
@@ -53,13 +55,19 @@ class PipelineDrawer:
         dtype: str = "auto",
         batch_size: int = 1,
         overlap: bool | None = None,
+        text: Callable[[str], PromptEncoder] | None = None,
     ) -> None:
         self._loaded: dict[str, _Loaded] = {}
         for model in models:
             located = locate(model)
             checkpoint = Checkpoint.open(located.folder)
             self._loaded[located.name] = _Loaded(
-                pipeline=Pipeline.load(model, device=device, dtype=dtype),
+                pipeline=Pipeline.load(
+                    model,
+                    device=device,
+                    dtype=dtype,
+                    text=None if text is None else text(located.name),
+                ),
                 checkpoint=checkpoint,
                 loras=_fitting(checkpoint, loras or {}),
             )

@@ -105,6 +105,7 @@ class Pipeline:
         device: str = "auto",
         dtype: str = "auto",
         lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
+        text: PromptEncoder | None = None,
     ) -> Pipeline:
         """Load a variant by name, or any checkpoint in the published folder layout.
 
@@ -117,6 +118,7 @@ class Pipeline:
             dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
             lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
                 several of these, whose changes are summed.
+            text: in place of the checkpoint's text encoder, which is not loaded then.
 
         Raises:
             RequestError: unknown model, device or dtype; a LoRA is absent, its weight out of range.
@@ -129,12 +131,14 @@ class Pipeline:
         checkpoint = Checkpoint.open(located.folder)
         identity = checkpoint.identity
         loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        tokenizer = PromptTokenizer(checkpoint.tokenizer_folder)
-        encoder = checkpoint.load_encoder(number, place)
+        if text is None:
+            tokenizer = PromptTokenizer(checkpoint.tokenizer_folder)
+            encoder = checkpoint.load_encoder(number, place)
+            text = PromptEncoder(encoder, tokenizer, checkpoint_id=identity)
         return cls(
             name=located.name,
             identity=identity,
-            text=PromptEncoder(encoder, tokenizer, checkpoint_id=identity),
+            text=text,
             denoiser=checkpoint.load_denoiser(number, place, loras=loras),
             autoencoder=checkpoint.load_vae(number, place),
             defaults=located.defaults,

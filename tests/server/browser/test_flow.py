@@ -116,8 +116,9 @@ def _fill(folder: Path) -> None:
 
 
 def _job(number: int) -> dict[str, object]:
-    empty = dict.fromkeys(("started", "finished", "error", "idempotency_key"))
-    return empty | {
+    empty: dict[str, object] = dict.fromkeys(("started", "finished", "error", "idempotency_key"))
+    return {
+        **empty,
         "id": f"job_{number}",
         "owner": LOCAL,
         "user": "",
