@@ -23,7 +23,7 @@ pytestmark = pytest.mark.browser
 TILES = ".tile:not([hidden])"
 NUM_PICTURES = 500
 
-MOST_LAYOUT_SECONDS = 3.0
+MOST_LAYOUT_SECONDS = 1.5
 """Of the main thread's own time for layout and style while 500 pictures are scrolled through."""
 
 
@@ -116,9 +116,11 @@ def _fill(folder: Path) -> None:
 
 
 def _job(number: int) -> dict[str, object]:
-    empty: dict[str, object] = dict.fromkeys(("started", "finished", "error", "idempotency_key"))
     return {
-        **empty,
+        "started": None,
+        "finished": None,
+        "error": None,
+        "idempotency_key": None,
         "id": f"job_{number}",
         "owner": LOCAL,
         "user": "",
@@ -153,7 +155,7 @@ def test_five_hundred_pictures_scroll_without_jank(tmp_path: Path, visit: Open) 
 
         before = spent()
         page.mouse.move(1000, 600)
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + 3 * SECONDS
         while page.locator(TILES).count() < NUM_PICTURES or not page.evaluate(
             "scrollY + innerHeight > document.documentElement.scrollHeight - 20"
         ):
