@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_a_replica_that_dies_takes_no_picture_along(drawers: tuple[PooledDrawer,
     with Engine(drawers) as engine, heard:
         engine.submit(Task(id="t", plan=plan, model=model.name), hear)
         assert heard.wait_for(lambda: any(isinstance(e, Stepped) for e in events), 60)
-        alive = list_actors(filters=[("state", "=", "ALIVE")])
+        alive: list[Any] = list_actors(filters=[("state", "=", "ALIVE")])
         for actor in (each for each in alive if "Drawing" in each.class_name):
             ray.kill(ray.get_actor(actor.name, namespace="serve"), no_restart=False)
         assert heard.wait_for(lambda: isinstance(events[-1], Ended), 120)
