@@ -10,7 +10,7 @@ WORKERS ?= 2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compile check format lint types imports docs reference bench goldens mini clean
+.PHONY: help setup demo studio test test-compile check format lint types imports docs reference bench goldens mini clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## set up, then draw a picture with the checkpoint that ships inside
 	$(BIN)/petzval generate "a red apple on a white background" --seed 0 --out demo.png
 	@echo "the picture is demo.png; its recipe: $(BIN)/petzval show demo.png"
+
+studio: setup ## set up, then serve the studio and open its page in a browser
+	$(BIN)/petzval serve --open
 
 test: setup ## set up, then run every test
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope -q

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from petzval.cli import serve
 from tests.cli.conftest import Run
 from tests.support import TINY_CHECKPOINT
 
@@ -74,3 +77,22 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == 0
     assert '"event": "stopped"' in log and "a fox" not in log
+
+
+def test_the_page_is_opened_where_there_is_a_browser(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+
+    def no_browser(address: str) -> bool:
+        opened.append(address)
+        return False
+
+    monkeypatch.setattr("webbrowser.open", no_browser)
+    serve._show("http://127.0.0.1:8000")
+    while any(thread.name == "petzval-open" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    said = capsys.readouterr()
+    assert opened == ["http://127.0.0.1:8000"]
+    assert said.out == "http://127.0.0.1:8000\n"
+    assert "there is no browser here" in said.err

@@ -7,11 +7,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
-from petzval.inference.engine import Engine
+from petzval.inference.engine import Drawer, Engine
 from petzval.server.app import create_app
 from petzval.server.run import StudioServer, listen
 from petzval.server.settings import ServerSettings
@@ -48,7 +48,7 @@ class Running:
 @contextmanager
 def running(
     folder: Path,
-    drawer: ScriptedDrawer | None = None,
+    drawer: Drawer | None = None,
     engine: dict[str, Any] | None = None,
     port: int = 0,
     parts: dict[str, Any] | None = None,
@@ -80,13 +80,14 @@ def running(
             yield Running(
                 url=urls[0],
                 client=client,
-                drawer=drawer,
+                drawer=cast("ScriptedDrawer", drawer),
                 studio=app.state.studio,
                 server=server,
                 thread=thread,
             )
         finally:
-            drawer.gate.set()
+            if isinstance(drawer, ScriptedDrawer):
+                drawer.gate.set()
             server.stop()
             thread.join(20)
             assert not thread.is_alive()

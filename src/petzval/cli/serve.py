@@ -72,6 +72,9 @@ def _run(
             show_default=False,
         ),
     ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser when it is ready.")
+    ] = False,
     check: Annotated[
         list[str] | None,
         typer.Option(help="A content check that an installed package offers.", show_default=False),
@@ -166,8 +169,21 @@ def _run(
             algorithm=algorithm,
             pool=pool,
         ),
-        ready=print_line,
+        ready=_show if open_page else print_line,
     )
+
+
+def _show(address: str) -> None:
+    """Say where the page is, and open it; what opens it may take its time."""
+    import threading
+    import webbrowser
+
+    def show() -> None:
+        if not webbrowser.open(address):
+            complain("warning", f"there is no browser here; the page is at {address}")
+
+    print_line(address)
+    threading.Thread(target=show, name="petzval-open", daemon=True).start()
 
 
 def _add_key(

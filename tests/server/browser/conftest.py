@@ -13,7 +13,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.conftest import CHROMIUM
 from tests.server.running import Running, running
 
-SECONDS = 15.0
+SECONDS = 60.0
+"""Patience, for machines that have much else to do."""
+
 expect.set_options(timeout=SECONDS * 1000)
 
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from petzval.inference.plan import PlannedImage
 from petzval.server.settings import Limits
 from tests.conftest import REPOSITORY
-from tests.server.browser.conftest import Open
+from tests.server.browser.conftest import SECONDS, Open
 from tests.server.running import Running, running
 from tests.server.scripted import ScriptedDrawer
 
@@ -35,7 +35,7 @@ def _jobs(studio: Running) -> list[dict[str, Any]]:
     return studio.client.get("/v1/jobs").json()["data"]
 
 
-def _until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+def _until(true: Callable[[], bool], seconds: float = SECONDS) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

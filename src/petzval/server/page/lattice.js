@@ -97,10 +97,11 @@ export class Lattices {
     const rows = lattice.prompts.map((prompt, row) =>
       h("tr", { dataset: { job: lattice.jobs[row] } }, h("th", { scope: "row" }, prompt), ...lattice.seeds.map(() => h("td", {}, bar(t("job.progress", { prompt }))))),
     );
-    this.table = h("table", {}, h("thead", {}, head), h("tbody", {}, ...rows));
-    this.table.style.setProperty("--aspect", lattice.aspect.toFixed(4));
+    const table = h("table", {}, h("thead", {}, head), h("tbody", {}, ...rows));
+    table.style.setProperty("--aspect", lattice.aspect.toFixed(4));
+    this.table = table;
     dialog.addEventListener("close", () => (this.table = null));
-    body.append(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("grid.title") }, this.table));
+    body.append(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("grid.title") }, table));
     for (const id of lattice.jobs) {
       const job = await this.acts.job(id);
       if (job) this.update(job);

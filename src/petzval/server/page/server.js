@@ -222,7 +222,8 @@ function comeback() {
  * @param {() => void} alive called with every piece, comments too
  */
 async function* events(stream, alive) {
-  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  /** @type {ReadableStreamDefaultReader<string>} */
+  const reader = stream.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
   let rest = "";
   let event = { id: "", name: "message", data: /** @type {string[]} */ ([]) };
   for (;;) {

@@ -47,6 +47,7 @@ export function translate(root) {
   for (const element of root.querySelectorAll("[data-t]")) {
     const own = /** @type {HTMLElement} */ (element);
     own.textContent = t(own.dataset.t ?? "");
+    own.closest(".tools .tool")?.setAttribute("title", own.textContent); // where only the icon is seen
   }
   for (const element of root.querySelectorAll("[data-t-label]")) {
     const text = t(/** @type {HTMLElement} */ (element).dataset.tLabel ?? "");
