@@ -24,7 +24,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 @pytest.fixture(scope="module")
 def drawers(golden_checkpoint: Path) -> Generator[tuple[PooledDrawer, ...]]:
     pool = PoolSettings(
-        models=(str(golden_checkpoint),), device="cpu", dtype="float32", replicas=2, encoders=1
+        models=(str(golden_checkpoint),),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        replicas=2,
+        encoders=1,
+        cpus=0.5,
     )
     yield start_pool(pool)
     stop_pool()
