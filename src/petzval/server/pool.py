@@ -44,8 +44,8 @@ class PoolSettings:
         threads: of torch in each replica; None leaves the machine's default.
         replicas: that draw.
         encoders: replicas that encode prompts for all; 0 lets each drawer have its own encoder.
-        cpus, gpus: of each replica, drawing or encoding; a part of one is shared. Replicas for which
-            the cluster has no room are waited for.
+        cpus, gpus: of each replica, drawing or encoding; a part of one is shared. A replica for
+            which the cluster has no room is waited for.
         address: of a Ray cluster, such as "auto"; None starts one on this machine.
     """
 
