@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 @pytest.fixture(scope="module")
 def drawers(golden_checkpoint: Path) -> Generator[tuple[PooledDrawer, ...]]:
     pool = PoolSettings(
-        models=(str(golden_checkpoint),), device="cpu", dtype="float32", replicas=2, encoders=1
+        models=(str(golden_checkpoint),),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        replicas=2,
+        encoders=1,
+        cpus=0.5,
     )
     yield start_pool(pool)
     stop_pool()
@@ -58,7 +65,7 @@ def test_the_pool_draws_what_the_pipeline_draws(
 
 def test_a_replica_that_dies_takes_no_picture_along(drawers: tuple[PooledDrawer, ...]) -> None:
     import ray
-    from ray.util.state import list_actors
+    from ray.util import list_named_actors
 
     [model] = drawers[0].models
     plan = make_plan(GenerationRequest(prompt="a fox", size="64x64", steps=60), model.defaults)
@@ -73,9 +80,9 @@ def test_a_replica_that_dies_takes_no_picture_along(drawers: tuple[PooledDrawer,
     with Engine(drawers) as engine, heard:
         engine.submit(Task(id="t", plan=plan, model=model.name), hear)
         assert heard.wait_for(lambda: any(isinstance(e, Stepped) for e in events), 60)
-        alive = list_actors(filters=[("state", "=", "ALIVE")])
-        for actor in (each for each in alive if "Drawing" in each.class_name):
-            ray.kill(ray.get_actor(actor.name, namespace="serve"), no_restart=False)
+        named: list[Any] = list_named_actors(all_namespaces=True)
+        for actor in (each for each in named if "#Drawing#" in each["name"]):
+            ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=False)
         assert heard.wait_for(lambda: isinstance(events[-1], Ended), 120)
     assert isinstance(events[-1], Ended) and events[-1].how == "done", events[-1]
     assert sum(isinstance(event, Finished) for event in events) == 1

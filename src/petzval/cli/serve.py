@@ -97,6 +97,7 @@ def _run(
         int,
         typer.Option(help="With --ray: replicas that encode prompts for all; 0 for none.", min=0),
     ] = 1,
+    cpus: Annotated[float, typer.Option(help="With --ray: CPUs of a replica.", min=0)] = 1.0,
     gpus: Annotated[float, typer.Option(help="With --ray: GPUs of a replica.", min=0)] = 0.0,
     ray_address: Annotated[
         str | None,
@@ -156,7 +157,12 @@ def _run(
         from petzval.server.pool import PoolSettings
 
         pool = PoolSettings(
-            **shared, replicas=replicas, encoders=encoders, gpus=gpus, address=ray_address
+            **shared,
+            replicas=replicas,
+            encoders=encoders,
+            cpus=cpus,
+            gpus=gpus,
+            address=ray_address,
         )
     serve(
         Serving(

@@ -25,6 +25,7 @@ from petzval.server.jobs import Jobs
 from petzval.server.journal import note
 from petzval.server.keys import Keys
 from petzval.server.links import Links
+from petzval.server.lock import FolderLock
 from petzval.server.metrics import Metrics
 from petzval.server.provenance import Provenance
 from petzval.server.routes import images, jobs, links, models, page, pictures, recipes
@@ -50,9 +51,10 @@ def create_app(
         provenance: signs pictures.
 
     Raises:
-        ServerError: the folder cannot be used.
+        ServerError: the folder cannot be used, or another server uses it.
     """
     store = Store(settings.folder)
+    lock = FolderLock(settings.folder)
     hub = Hub()
     metrics = Metrics(engine)
     studio = Studio(
@@ -63,6 +65,7 @@ def create_app(
         keys=Keys(store),
         links=Links(settings.folder),
         metrics=metrics,
+        lock=lock,
         jobs=Jobs(settings, store, engine, hub, metrics, checks=checks, provenance=provenance),
     )
     app = FastAPI(
@@ -102,6 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         studio.hub.close()
         await run_in_threadpool(studio.engine.close, studio.settings.drain_seconds)
         studio.store.close()
+        studio.lock.release()
 
 
 async def _clean(studio: Studio) -> None:

@@ -44,7 +44,8 @@ class PoolSettings:
         threads: of torch in each replica; None leaves the machine's default.
         replicas: that draw.
         encoders: replicas that encode prompts for all; 0 lets each drawer have its own encoder.
-        gpus: of each replica, drawing or encoding; a part of one is shared.
+        cpus, gpus: of each replica, drawing or encoding; a part of one is shared. A replica for
+            which the cluster has no room is waited for.
         address: of a Ray cluster, such as "auto"; None starts one on this machine.
     """
 
@@ -56,6 +57,7 @@ class PoolSettings:
     batch_size: int = 1
     replicas: int = 2
     encoders: int = 1
+    cpus: float = 1.0
     gpus: float = 0.0
     address: str | None = None
 
@@ -202,7 +204,7 @@ def start_pool(pool: PoolSettings) -> tuple[PooledDrawer, ...]:
     ray.init(address=pool.address, include_dashboard=False, log_to_driver=False)
     serve.start(proxy_location="Disabled")
     library: Any = serve
-    options = {"ray_actor_options": {"num_cpus": 1, "num_gpus": pool.gpus}}
+    options = {"ray_actor_options": {"num_cpus": pool.cpus, "num_gpus": pool.gpus}}
     encoding = None
     if pool.encoders:
         deployed = library.deployment(Encoding).options(num_replicas=pool.encoders, **options)
