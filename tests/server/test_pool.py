@@ -68,7 +68,7 @@ def test_a_replica_that_dies_takes_no_picture_along(drawers: tuple[PooledDrawer,
     from ray.util import list_named_actors
 
     [model] = drawers[0].models
-    plan = make_plan(GenerationRequest(prompt="a fox", size="64x64", steps=60), model.defaults)
+    plan = make_plan(GenerationRequest(prompt="a fox", size="64x64", steps=200), model.defaults)
     events: list[TaskEvent] = []
     heard = threading.Condition()
 
@@ -77,15 +77,22 @@ def test_a_replica_that_dies_takes_no_picture_along(drawers: tuple[PooledDrawer,
             events.append(event)
             heard.notify_all()
 
+    def begun() -> bool:
+        return {e.task for e in events if isinstance(e, Stepped)} == {"a", "b"}
+
+    def ends() -> list[Ended]:
+        return [event for event in events if isinstance(event, Ended)]
+
     with Engine(drawers) as engine, heard:
-        engine.submit(Task(id="t", plan=plan, model=model.name), hear)
-        assert heard.wait_for(lambda: any(isinstance(e, Stepped) for e in events), 60)
+        for id in ("a", "b"):  # one for each replica, of which one will be there for both
+            engine.submit(Task(id=id, plan=plan, model=model.name), hear)
+        assert heard.wait_for(begun, 60)
         named: list[Any] = list_named_actors(all_namespaces=True)
-        for actor in (each for each in named if "#Drawing#" in each["name"]):
-            ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=False)
-        assert heard.wait_for(lambda: isinstance(events[-1], Ended), 120)
-    assert isinstance(events[-1], Ended) and events[-1].how == "done", events[-1]
-    assert sum(isinstance(event, Finished) for event in events) == 1
+        dying = next(each for each in named if "#Drawing#" in each["name"])
+        ray.kill(ray.get_actor(dying["name"], dying["namespace"]), no_restart=False)
+        assert heard.wait_for(lambda: len(ends()) == 2, 120)
+    assert [end.how for end in ends()] == ["done", "done"], ends()
+    assert sum(isinstance(event, Finished) for event in events) == 2
 
 
 def test_stopping_early_stops_the_replica(drawers: tuple[PooledDrawer, ...]) -> None:
