@@ -59,6 +59,7 @@ reference: setup ## write the generated parts of the documentation again
 
 bench: setup ## run the benchmarks, append their rows, write benchmarks/report.md
 	$(BIN)/python -m benchmarks.runner
+	$(BIN)/python -m benchmarks.waterfall
 
 goldens: setup ## every golden tensor against this code, case by case with error and limit
 	$(BIN)/petzval verify --goldens tests/goldens/public tests/goldens/public/checkpoint

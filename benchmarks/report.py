@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from petzval.bench.table import table
+
 CAVEATS = """\
 # Benchmark report
 
@@ -16,13 +18,17 @@ busy: they do not travel. Ratios do, since all ways of a case run in turn in the
 (A B C A B C …) and the ratio is taken within each round. Median of all rounds; in brackets the
 quartiles. Memory is the peak of the process that ran the whole case, all its ways together. The
 networks have random weights of the size named: arithmetic does not depend on what was learnt.
-*The original's way* is rebuilt from this project's own slow parts (`benchmarks/original.py`).
+*The original's way* is rebuilt from this project's slow parts (`src/petzval/bench/original.py`).
+A *waterfall* draws whole pictures in every way; its difference is that of the final latents, in
+norm. Its floor is the count of operations and bytes over this machine's ceilings, which a large
+product and a large copy measured in the same run.
 """
 
 REPRODUCE = """\
 ## How to reproduce
 
-    make bench                                        # all cases
+    make bench                                        # all cases, and the waterfalls
+    .venv/bin/python -m benchmarks.waterfall --compile   # the waterfalls, compiled networks too
     .venv/bin/python -m benchmarks.runner guidance-one   # one of them
 
 Every run appends its rows, with commit, machine and versions, to `benchmarks/results`; this page
@@ -43,7 +49,7 @@ def latest(folder: Path) -> list[dict[str, Any]]:
 def write(results: Path, report: Path) -> None:
     """Write the report from all rows in `results`."""
     parts = [CAVEATS]
-    parts += [_section(row) for row in latest(results)]
+    parts += [_waterfall(row) if "ways" in row else _section(row) for row in latest(results)]
     parts.append(REPRODUCE)
     report.write_text("\n".join(parts), encoding="utf-8")
 
@@ -52,11 +58,36 @@ def summary_table(results: Path) -> str:
     """One line a case: what, time, ratio to the slow reference, limit."""
     lines = ["| what | time | against the reference | limit |", "| --- | --: | --: | --- |"]
     for row in latest(results):
+        if "ways" in row:
+            lines.append(_waterfall_line(row))
+            continue
         way = _ways(row)[-1]
         ratio = f"{row['ratios'][way]:.2f} x" if len(row["timings"]) > 1 else "–"
         seconds = _seconds(row["timings"][way]["median"])
         lines.append(f"| {row['title']} | {seconds} | {ratio} | {_limit(row)} |")
     return "\n".join(lines)
+
+
+def _waterfall_line(row: dict[str, Any]) -> str:
+    """The fastest exact way against the original's."""
+    best = [way for way in row["ways"] if way["exact"]][-1]
+    share = f"{100 * row['share_of_floor']:.0f} % of the floor"
+    label = f"{row['title']} ({row['device']}{', extrapolated' if row['extrapolated'] else ''})"
+    return f"| {label} | {_seconds(best['total_ms'] / 1000)} | {best['ratio']:.2f} x | {share} |"
+
+
+def _waterfall(row: dict[str, Any]) -> str:
+    lines = [f"## {row['case']}", "", f"{row['why'][0].upper()}{row['why'][1:]}.", "", table(row)]
+    return "\n".join([*lines, "", _circumstances(row), ""])
+
+
+def _circumstances(row: dict[str, Any]) -> str:
+    machine = row["machine"]
+    return (
+        f"{row['date']}, commit {row['commit']}{' (changed)' if row['changed'] else ''}, "
+        f"{machine['processor']}, {machine['cores']} cores, load {row['load']}, "
+        f"torch {row['versions']['torch']}, {row['threads']} threads, {row['rounds']} rounds."
+    )
 
 
 def _ways(row: dict[str, Any]) -> list[str]:
@@ -65,7 +96,6 @@ def _ways(row: dict[str, Any]) -> list[str]:
 
 
 def _section(row: dict[str, Any]) -> str:
-    machine = row["machine"]
     facts = ", ".join(f"{name} {_number(value)}" for name, value in row["facts"].items())
     lines = [
         f"## {row['case']}: {row['title']}",
@@ -88,9 +118,7 @@ def _section(row: dict[str, Any]) -> str:
         + f"Peak memory {row['peak_mib']:.0f} MiB. {row['dtype']}"
         + (f"; {facts}." if facts else "."),
         "",
-        f"{row['date']}, commit {row['commit']}{' (changed)' if row['changed'] else ''}, "
-        f"{machine['processor']}, {machine['cores']} cores, load {row['load']}, "
-        f"torch {row['versions']['torch']}, {row['threads']} threads, {row['rounds']} rounds.",
+        _circumstances(row),
         "",
     ]
     return "\n".join(lines)

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.case or known:
         rows.append(_measure_apart(name, options.rounds))
         if not options.dry_run:
-            _keep(rows[-1:])
+            keep(rows[-1:])
     print(json.dumps(rows))
     return 0 if all(row["met"] for row in rows) else 1
 
@@ -81,7 +81,7 @@ def _measure_apart(name: str, rounds: int | None) -> dict[str, Any]:
     run = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, cwd=FOLDER.parent, env=environment
     )
-    row = json.loads(run.stdout.splitlines()[-1]) | _circumstances()
+    row = json.loads(run.stdout.splitlines()[-1]) | circumstances()
     for way, timing in row["timings"].items():
         line = f"{name:16} {timing['median']:9.4f} s  {row['ratios'][way]:6.2f} x  {way}"
         print(line, file=sys.stderr)
@@ -90,7 +90,7 @@ def _measure_apart(name: str, rounds: int | None) -> dict[str, Any]:
     return row
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
     """Where and with what: the part of a row that says how far its times travel."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
@@ -121,7 +121,8 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _keep(rows: list[dict[str, Any]]) -> None:
+def keep(rows: list[dict[str, Any]]) -> None:
+    """Append rows to the results of their kind of device, and write the report again."""
     from benchmarks.report import write
 
     RESULTS.mkdir(exist_ok=True)

@@ -11,13 +11,16 @@ from benchmarks.cases import (
     denoiser,
     encoder,
     full_width,
+    memory,
     packed,
     server,
+    techniques,
 )
 
 CASES: tuple[Case, ...] = (
     *denoiser.CASES,
     *packed.CASES,
+    *techniques.CASES,
     *encoder.CASES,
     *command_line.CASES,
     *corpus.CASES,
@@ -25,4 +28,5 @@ CASES: tuple[Case, ...] = (
     *corpus_shards.CASES,
     *full_width.CASES,
     *server.CASES,
+    *memory.CASES,
 )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import original
 from benchmarks.case import Case, Prepared
+from petzval.bench import original
 from petzval.flow.guidance import guide
 from petzval.flow.noise import initial_noise
 from petzval.flow.sampler import sample

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks import original
 from benchmarks.case import Case, Prepared
+from petzval.bench import original
 from petzval.kernels import dispatch
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.sizes import MINI_GPT_OSS

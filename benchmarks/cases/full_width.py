@@ -7,8 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from benchmarks import original
 from benchmarks.case import Case, Prepared
+from petzval.bench import original
 from petzval.flow.noise import initial_noise
 from petzval.models.mmdit import MMDiT
 from petzval.models.rope import mmdit_rope

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import original
 from benchmarks.case import Case, Prepared
+from petzval.bench import original
 from petzval.models.mmdit import MMDiT
 from petzval.models.packed import pack_layout
 from petzval.models.sizes import MINI_MMDIT

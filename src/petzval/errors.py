@@ -9,6 +9,7 @@
     ├── DataError               a corpus, a sprite library or a packaged set cannot be read
     ├── TrainingError           a run cannot start, go on or be resumed
     ├── NumericsError           a number stopped being finite while a picture was made
+    ├── PlacementError          memory does not suffice, or ran out
     ├── QueueFullError          as many requests wait as may wait; nothing was accepted
     ├── ServerError             the server cannot start, or a key or its data cannot be used
     └── MissingExtraError       an optional dependency is not installed
@@ -67,6 +68,10 @@ class TrainingError(PetzvalError):
 
 class NumericsError(PetzvalError):
     """A tensor stopped being finite; the message names the step."""
+
+
+class PlacementError(PetzvalError):
+    """No plan fits the memory there is; the hint names one that would."""
 
 
 class QueueFullError(PetzvalError):

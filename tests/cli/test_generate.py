@@ -258,7 +258,6 @@ def _replace(recipe: petzval.Recipe, **changes: Any) -> petzval.Recipe:
         (["a fox", "--out", "/proc/petzval"], "/proc/petzval"),
         (["a fox", "--num", "2", "--out", "-"], "stdout takes one picture"),
         (["a fox", "--device", "toaster"], "unknown device"),
-        (["a fox", "--dtype", "float16"], "float16 overflows"),
         (["a fox", "--file", "prompts.txt"], "both given"),
         (["--file", "absent.txt"], "absent.txt cannot be read"),
         (["--file", "blank.txt"], "holds no prompt"),

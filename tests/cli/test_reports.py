@@ -85,8 +85,9 @@ def test_doctor_reports_versions_devices_and_reasons(run: Run) -> None:
     assert (code, err) == (0, "")
     assert torch.__version__ in out
     report = json.loads(run("doctor", "--json")[1])
-    assert set(report) == {"versions", "devices", "kernels", "models"}
+    assert set(report) == {"versions", "devices", "back end", "kernels", "models"}
     assert "cpu" in report["devices"]
+    assert report["back end"]["computes in"] in ("float32", "bfloat16", "float16")
     assert all(": " in reason for reason in report["kernels"].values())
 
 

@@ -88,6 +88,21 @@ def test_nothing_from_outside_is_unpickled() -> None:
             assert safe.value is True, path
 
 
+MAKERS = {"torch.cuda", "torch.mps", "torch.xpu", "torch.backends.cuda", "torch.backends.mps"}
+
+
+def test_calls_of_one_maker_stand_in_kernels_alone() -> None:
+    """Elsewhere devices go by torch's own names (`torch.accelerator`, `torch.Stream`)."""
+    hits = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}"
+        for path in source_files()
+        if path.relative_to(PACKAGE).parts[0] != "kernels"
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in MAKERS
+    ]
+    assert not hits
+
+
 def test_the_error_tree_is_drawn_as_it_is() -> None:
     tree = parsed(PACKAGE / "errors.py")
     drawn = set(re.findall(r"[├└]── (\w+)", ast.get_docstring(tree) or ""))

@@ -30,7 +30,7 @@ def _drawn(pipeline: Pipeline) -> list[bool]:
 
 
 def test_there_are_none_before_they_begin(pipeline: Pipeline) -> None:
-    pipeline.previews = SmallPreviews(pipeline.autoencoder)
+    pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
     assert _drawn(pipeline) == [False, False]
     assert not pipeline.previews.wait()
 
@@ -45,7 +45,7 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
         return fit(autoencoder)
 
     monkeypatch.setattr(preview, "make_projection", slow)
-    pipeline.previews = SmallPreviews(pipeline.autoencoder)
+    pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
     pipeline.previews.begin()
     pipeline.previews.begin()
     assert _drawn(pipeline) == [False, False]
@@ -55,10 +55,10 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
 
 
 def test_the_second_time_it_is_found(pipeline: Pipeline) -> None:
-    first = SmallPreviews(pipeline.autoencoder)
+    first = SmallPreviews(lambda: pipeline.autoencoder)
     first.begin()
     assert first.wait(60.0)
-    second = SmallPreviews(pipeline.autoencoder)
+    second = SmallPreviews(lambda: pipeline.autoencoder)
     second.begin()
     assert second._fitting is None
     assert second.wait()
@@ -71,7 +71,7 @@ def test_a_fit_that_fails_is_told_to_the_log_and_pictures_are_made(
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(preview, "make_projection", broken)
-    pipeline.previews = SmallPreviews(pipeline.autoencoder)
+    pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
     with caplog.at_level(logging.ERROR, "petzval.inference.preview"):
         pipeline.previews.begin()
         assert not pipeline.previews.wait(20.0)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from petzval.kernels import dispatch, fast, reference
+from petzval.kernels import dispatch, fast, fused, reference
 from petzval.kernels.mxfp4 import decode_mxfp4
+from petzval.kernels.quantise import encode_float8
+from petzval.kernels.sequences import FusedStream
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -56,6 +58,134 @@ def test_interleaved_rotation_keeps_lengths_and_matches() -> None:
     got = fast.rotate_interleaved(x, angles.cos(), angles.sin())
     assert_close(got, reference.rotate_interleaved(x, angles.cos(), angles.sin()))
     assert_close(got.norm(dim=-1), x.norm(dim=-1))
+
+
+def streams(dtype: torch.dtype = torch.float32) -> tuple[FusedStream, FusedStream]:
+    """Five image tokens and four text tokens of two samples, three heads of 16."""
+    norms = [draw(16, seed=i).to(dtype) for i in range(4)]
+    return (
+        FusedStream(draw(2, 5, 3 * 3 * 16, seed=5).to(dtype), norms[0], norms[1]),
+        FusedStream(draw(2, 4, 3 * 3 * 16, seed=6).to(dtype), norms[2], norms[3]),
+    )
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("with_text, text_queries", [(True, True), (True, False), (False, True)])
+def test_query_key_and_value_of_both_streams(
+    grad: bool, with_text: bool, text_queries: bool
+) -> None:
+    """Written into one buffer where nobody wants a gradient, joined where somebody does."""
+    image, text = streams()
+    angles = draw(9, 8, seed=9)
+    args = (image, text if with_text else None, 1e-6, angles.cos(), angles.sin())
+    with torch.set_grad_enabled(grad):
+        got = fast.joint_qkv(*args, text_queries=text_queries)
+        expected = reference.joint_qkv(*args, text_queries=text_queries)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert_close(ours, theirs)
+
+
+def test_the_joint_buffer_in_bfloat16_is_the_joined_parts() -> None:
+    image, text = streams(torch.bfloat16)
+    angles = draw(9, 8, seed=9)
+    args = (image, text, 1e-6, angles.cos(), angles.sin())
+    joined = fast.joint_qkv(*args, text_queries=True)
+    with torch.no_grad():
+        placed = fast.joint_qkv(*args, text_queries=True)
+    assert all(torch.equal(one, other) for one, other in zip(placed, joined, strict=True))
+
+
+def test_gradients_pass_through_the_joined_parts() -> None:
+    angles = draw(9, 8, seed=9)
+    gradients: list[list[Tensor]] = []
+    for module in (fast, reference):
+        image, text = streams()
+        leaves = [image.fused.requires_grad_(), text.fused.requires_grad_()]
+        parts = module.joint_qkv(image, text, 1e-6, angles.cos(), angles.sin(), text_queries=True)
+        sum(part.square().sum() * (i + 1) for i, part in enumerate(parts)).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        gradients.append([leaf.grad for leaf in leaves if leaf.grad is not None])
+    assert len(gradients[0]) == 2
+    for got, expected in zip(*gradients, strict=True):
+        assert_close(got, expected, 1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_gated_residual_and_swiglu(packed: bool) -> None:
+    rows = torch.tensor([0, 0, 1, 2, 2, 2, 2]) if packed else None
+    x, y, gate = draw(3, 7, 48), draw(3, 7, 48, seed=1), draw(3, 48, seed=2)
+    if packed:
+        x, y = x[:1], y[:1]
+    args = (x, gate, y, rows)
+    assert_close(fast.gated_residual(*args), reference.gated_residual(*args))
+    assert_close(fast.swiglu(x, y), reference.swiglu(x, y))
+
+
+def test_a_float8_product_is_its_emulation_within_the_result_types_rounding() -> None:
+    x, weight, bias = draw(3, 7, 64).bfloat16(), draw(48, 64, seed=1), draw(48, seed=2)
+    codes, scale = encode_float8(weight)
+    for offset in (None, bias.bfloat16()):
+        got = fast.float8_linear(x, codes, scale, offset)
+        assert_close(got, reference.float8_linear(x, codes, scale, offset), 1e-2)
+
+
+def test_the_error_of_a_float8_product_is_what_its_reference_states() -> None:
+    x, weight = draw(256, 1024), draw(128, 1024, seed=1)
+    exact = x @ weight.T
+    got = reference.float8_linear(x, *encode_float8(weight), None)
+    assert 0.030 < float((got - exact).norm() / exact.norm()) < 0.040
+    only_weight = dispatch.float8_linear(x, *encode_float8(weight), None)  # a CPU decodes
+    assert 0.020 < float((only_weight - exact).norm() / exact.norm()) < 0.030
+
+
+def test_a_kernel_that_differs_from_its_reference_is_not_used() -> None:
+    good = ("good", torch.ones(3), torch.ones(3) + 1e-7)
+    assert fused.verdict([good], 1e-5)[0]
+    for wrong in (torch.ones(3) * 1.1, torch.full((3,), torch.nan)):
+        usable, reason = fused.verdict([good, ("swiglu", wrong, torch.ones(3))], 1e-5)
+        assert not usable
+        assert "swiglu differs from its reference" in reason
+
+
+def test_fused_kernels_say_why_they_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert fused.triton_ready(cpu, torch.bfloat16) == (
+        False,
+        "Triton's kernels are for CUDA, this is cpu",
+    )
+    assert not fused.float8_ready(cpu, torch.bfloat16)[0]
+    monkeypatch.setenv(fused.SWITCH, "0")
+    assert fused.triton_ready(torch.device("cuda"), torch.bfloat16) == (
+        False,
+        "PETZVAL_TRITON is 0",
+    )
+
+
+@pytest.mark.gpu
+def test_this_gpu_runs_the_fused_kernels_and_float8_where_it_should() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    capability = torch.cuda.get_device_capability(device)
+    for dtype in (torch.float32, torch.bfloat16):
+        usable, reason = fused.triton_ready(device, dtype)
+        assert usable == (capability >= fused.TRITON_CAPABILITY), reason
+    usable, reason = fused.float8_ready(device, torch.bfloat16)
+    assert usable == (capability >= fused.FLOAT8_CAPABILITY), reason
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_joint_attention_of_a_gpu_takes_a_fused_kernel() -> None:
+    """Without a mask; torch's plain form is closed to it here, so that it would fail."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    image, text = (
+        FusedStream(*(part.cuda().bfloat16() for part in stream)) for stream in streams()
+    )
+    angles = draw(9, 8, seed=9).cuda()
+    parts = dispatch.joint_qkv(image, text, 1e-6, angles.cos(), angles.sin(), text_queries=True)
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
+        got = dispatch.attention(*parts)
+    assert_close(got, reference.attention(*parts), 2e-2)
 
 
 def test_half_rotation_pairs_first_with_second_half() -> None:

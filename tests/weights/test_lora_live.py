@@ -50,7 +50,8 @@ def test_strengths_change_without_the_weights() -> None:
     assert isinstance(linear, torch.nn.Linear)
     before, plain = linear.weight.clone(), network(x)
     first, second = PIECES["thirds"], PIECES["kronecker"]
-    live = LiveLoras(network, [lora("a", first), lora("b", second)], (0.0, 0.0))
+    live = LiveLoras([lora("a", first), lora("b", second)], (0.0, 0.0))
+    live.attach(network, torch.device("cpu"), torch.float32)
     assert torch.equal(network(x), plain)  # to the bit
     for strengths in ((1.0, 0.0), (0.3, -2.0)):
         live.set(strengths)

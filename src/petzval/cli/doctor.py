@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +21,7 @@ def doctor(
     report = {
         "versions": _versions(),
         "devices": _devices(),
+        "back end": _back_end(),
         "kernels": _kernels(),
         "models": _models(),
     }
@@ -51,27 +51,30 @@ def _versions() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     import torch
 
-    devices = {
-        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used, "
-        f"{torch.backends.cpu.get_cpu_capability()}, {_memory()}"
-    }
-    for index in range(torch.cuda.device_count()):
-        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
-        name = torch.cuda.get_device_name(index)
-        devices[f"cuda:{index}"] = f"{name}, {free:.1f} of {total:.1f} GiB free"
-    if torch.backends.mps.is_available():
-        devices["mps"] = "Apple GPU"
+    from petzval.kernels import backends
+
+    devices: dict[str, str] = {}
+    for device in backends.devices():
+        free, whole = (size / 2**30 for size in backends.memory_info(device))
+        memory = f"{free:.1f} of {whole:.1f} GiB free" if whole else "memory unknown"
+        if device.type == "cpu":
+            what = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used, "
+            what += torch.backends.cpu.get_cpu_capability()
+        else:
+            what = f"{backends.backend_name(device)} {backends.product_name(device)}".strip()
+        devices[str(device)] = f"{what}, {memory}"
     return devices
 
 
-def _memory() -> str:
-    """Free and whole memory, where the system tells."""
-    table = Path("/proc/meminfo")
-    if not table.is_file():
-        return "memory unknown"
-    lines = (line.split() for line in table.read_text().splitlines())
-    sizes = {words[0]: int(words[1]) / 2**20 for words in lines if len(words) > 1}
-    return f"{sizes.get('MemAvailable:', 0):.1f} of {sizes.get('MemTotal:', 0):.1f} GiB free"
+def _back_end() -> dict[str, str]:
+    """What the device that "auto" takes lacks, and what runs in its place."""
+    from petzval.inference.device import choose_dtype
+    from petzval.kernels import backends
+
+    device = backends.default_device()
+    chosen = str(choose_dtype("auto", device)).removeprefix("torch.")
+    report = {"device": f"{device.type} ({backends.backend_name(device)})", "computes in": chosen}
+    return report | {f"lacks {what}": instead for what, instead in backends.lacks(device).items()}
 
 
 def _kernels() -> dict[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from petzval.inference.event import StepEvent
     from petzval.inference.loras import LoraChoice
     from petzval.inference.pipeline import Pipeline
+    from petzval.inference.plan import GenerationPlan
     from petzval.inference.recipe import Recipe
     from petzval.inference.request import GeneratedImage, GenerationRequest
 
@@ -62,6 +63,10 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    memory: options.Memory = None,
+    ram: options.Ram = None,
+    quantise: options.Quantise = None,
+    compile: options.Compile = None,
 ) -> None:
     """Draw pictures from prompts.
 
@@ -90,9 +95,21 @@ def generate(
         recipe = _recipe(from_, prompt, file)
         request = _request(recipe, prompt, file, given)
         loras = _loras(lora, recipe, from_)
-        machine = {"device": device, "dtype": dtype, "threads": threads}
+        limits = {"memory": memory, "ram": ram, "quantise": quantise}
+        machine = {"device": device, "dtype": dtype, "threads": threads, "limits": limits}
         parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
-        _draw(request, recipe, model, parts, loras, machine, out=out, format=format, json=json)
+        _draw(
+            request,
+            recipe,
+            model,
+            parts,
+            loras,
+            machine,
+            compile=compile,
+            out=out,
+            format=format,
+            json=json,
+        )
 
 
 def _draw(
@@ -103,6 +120,7 @@ def _draw(
     loras: tuple[LoraChoice, ...],
     machine: dict[str, Any],
     *,
+    compile: bool | None,
     out: str,
     format: str | None,
     json: bool,
@@ -116,17 +134,32 @@ def _draw(
     name = model if model is not None or named else _recipe_model(recipe)
     request.resolution(locate(name, named).defaults)
     output = choose_output(out, format, len(request.prompts) * request.num_images)
-    pipeline = _load(name, parts, recipe, loras, **machine)
+    pipeline = _load(name, parts, request, recipe, loras, **machine)
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None or bool(named))
     plan = pipeline.plan(request)
     events = pipeline.steps(plan)
     output.prepare()
+    kept = _compile(pipeline, plan, compile)
     with _progress(len(plan.images) * plan.steps) as advance:
         for event in events:
             advance(event)
             for image in event.images:
                 _report(image, output.write(image), json=json)
+    kept()
+
+
+def _compile(pipeline: Pipeline, plan: GenerationPlan, asked: bool | None) -> Callable[[], object]:
+    """Compile the networks where that was asked for or pays; returns what to call when it worked.
+
+    The choice is said on stderr only where it was made for the user and costs time.
+    """
+    from petzval.inference.compile import compile_for
+
+    choice, done = compile_for(pipeline, plan, asked)
+    if choice.compile and asked is None:
+        complain("note", f"compiling: {choice.reason}; --no-compile leaves it out")
+    return done
 
 
 def _recipe_model(recipe: Recipe | None) -> str:
@@ -163,14 +196,16 @@ def _loras(
 def _load(
     name: str | None,
     parts: dict[str, Path | None],
+    request: GenerationRequest,
     recipe: Recipe | None,
     loras: tuple[LoraChoice, ...],
     *,
     device: str,
     dtype: str | None,
     threads: int | None,
+    limits: dict[str, str | None],
 ) -> Pipeline:
-    """The model, in the dtype and on the number of threads of the recipe where none are given."""
+    """The model, in the form and on the number of threads of the recipe where none are given."""
     from rich.text import Text
 
     label = printable(name or str(parts["denoiser"]), _WORD_LIMIT)
@@ -184,8 +219,11 @@ def _load(
         if threads is not None:
             torch.set_num_threads(threads)
         dtype = dtype or (recipe.dtype if recipe else "auto")
-        named: dict[str, Any] = {**parts}
-        return Pipeline.load(name, device=device, dtype=dtype, lora=loras, **named)
+        kept = limits["quantise"] or (recipe.weights if recipe else "exact")
+        limited: dict[str, Any] = {**parts, **limits, "quantise": kept}
+        return Pipeline.load(
+            name, device=device, dtype=dtype, lora=loras, request=request, **limited
+        )
 
 
 def _recorded_threads(recipe: Recipe | None, device: torch.device) -> int | None:

@@ -26,10 +26,12 @@ Entry: TypeAlias = "Callable[..., object] | Mapping[str, Any]"
 
 COMMANDS: Mapping[str, str] = {
     "generate": "Draw pictures from prompts.",
+    "plan": "Plan memory and time of a picture before anything is loaded.",
     "show": "Print the recipe inside a picture.",
     "models": "List the models, where they are and what they need.",
     "pull": "Fetch weights from a mirror, proven, with their licence shown first.",
     "doctor": "Report versions, devices, memory and kernels, with reasons.",
+    "bench": "Measure how fast this machine makes pictures, technique by technique.",
     "convert": "Write a model or one of its parts in another format.",
     "verify": "Check a checkpoint, and its results against recorded ones.",
     "data": "Fetch and build training data.",

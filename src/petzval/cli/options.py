@@ -101,9 +101,29 @@ Format: TypeAlias = Annotated[
 ]
 
 # On what it runs.
-Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, mps.")]
+Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, xpu, mps.")]
 Dtype: TypeAlias = Annotated[
-    str | None, typer.Option(help="auto, float32 or bfloat16. [default: auto]")
+    str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto]")
+]
+Memory: TypeAlias = Annotated[
+    str | None, typer.Option(help="Memory of the device to stay within, such as 8GB.")
+]
+Ram: TypeAlias = Annotated[
+    str | None, typer.Option(help="RAM of this process to stay within, such as 12GB.")
+]
+Quantise: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Denoiser's blocks: exact, or smaller in float8, int8 or int4. [default: exact]"
+    ),
+]
+Compile: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the networks first. [default: where it saves more time than it costs]",
+        show_default=False,
+    ),
 ]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="CPU threads. [default: all cores]", min=1, max=1024)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -117,6 +117,7 @@ class PromptEncoder:
         cache_size: bytes of features to keep; 0 keeps none.
         max_batch: the most prompts in one run of the encoder.
         use_prefix_cache: False runs the 97 prefix tokens with every prompt, the slow truth.
+        bring: called before the encoder runs, where its weights come and go.
 
     Raises:
         CheckpointError: when the tokenizer has ids that the encoder has no embedding for.
@@ -135,6 +136,7 @@ class PromptEncoder:
         cache_size: int = DEFAULT_CACHE_BYTES,
         max_batch: int = 16,
         use_prefix_cache: bool = True,
+        bring: Callable[[], object] | None = None,
     ) -> None:
         num_rows = encoder.config.vocab_size
         if tokenizer.num_ids > num_rows:
@@ -147,6 +149,7 @@ class PromptEncoder:
         self.cache = FeatureCache(cache_size)
         self.max_batch = max_batch
         self.use_prefix_cache = use_prefix_cache
+        self.bring = bring
         self._setting = _Setting(
             checkpoint_id=checkpoint_id,
             date=date,
@@ -213,6 +216,8 @@ class PromptEncoder:
 
     def _run(self, tokens: dict[str, PromptTokens], date: str) -> dict[str, PromptFeatures]:
         """Encode prompts that are not cached, those of one length together."""
+        if tokens and self.bring is not None:
+            self.bring()
         by_length: dict[int, list[str]] = {}
         for prompt, each in tokens.items():
             by_length.setdefault(len(each.text_ids), []).append(prompt)

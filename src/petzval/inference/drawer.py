@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petzval.conditioning.encoder import PromptEncoder
@@ -13,7 +13,7 @@ from petzval.errors import RequestError
 from petzval.inference.event import StepEvent
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import GenerationPlan
-from petzval.inference.recipe import UsedLora
+from petzval.inference.planning import Planning
 from petzval.inference.task import NamedLora, OfferedModel
 from petzval.inference.variants import locate
 from petzval.weights.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ _KEPT_COPIES = 2
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Loaded:
     pipeline: Pipeline
-    checkpoint: Checkpoint
+    planning: Planning
     loras: Mapping[str, Path]
 
 
@@ -60,16 +60,17 @@ class PipelineDrawer:
         self._loaded: dict[str, _Loaded] = {}
         for model in models:
             located = locate(model)
-            checkpoint = Checkpoint.open(located.folder)
+            pipeline = Pipeline.load(
+                model,
+                device=device,
+                dtype=dtype,
+                text=None if text is None else text(located.name),
+            )
+            assert pipeline.planning is not None
             self._loaded[located.name] = _Loaded(
-                pipeline=Pipeline.load(
-                    model,
-                    device=device,
-                    dtype=dtype,
-                    text=None if text is None else text(located.name),
-                ),
-                checkpoint=checkpoint,
-                loras=_fitting(checkpoint, loras or {}),
+                pipeline=pipeline,
+                planning=pipeline.planning,
+                loras=_fitting(pipeline.planning.checkpoint, loras or {}),
             )
         for name in loras or {}:
             if not any(name in loaded.loras for loaded in self._loaded.values()):
@@ -82,6 +83,7 @@ class PipelineDrawer:
         first = next(iter(self._loaded.values())).pipeline
         self.overlap = first.device.type != "cpu" if overlap is None else overlap
         self._copies: OrderedDict[tuple[str, tuple[NamedLora, ...]], Pipeline] = OrderedDict()
+        self._last: Pipeline | None = None
         self._ahead: threading.Thread | None = None
 
     @property
@@ -99,13 +101,16 @@ class PipelineDrawer:
         if self._ahead is not None:
             self._ahead.join()  # the encoder belongs to one thread at a time
         pipeline = self._pipeline(model, loras)
+        if self._last is not None and self._last is not pipeline:
+            self._last.put_out()  # where weights come and go, those of one are there at a time
+        self._last = pipeline
         yield from pipeline.steps(plan, batch_size=self.batch_size, leave_decoding=self.overlap)
 
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         """See `Drawer.prepare`."""
-        if not self.overlap:
-            return
-        pipeline = self._pipeline(model, ())  # LoRAs leave the encoder as it is
+        pipeline = self._loaded[model].pipeline  # LoRAs leave the encoder as it is
+        if not self.overlap or pipeline.placement is not None:
+            return  # an encoder that comes and goes would push out what is drawing
         self._ahead = threading.Thread(
             target=pipeline.encode_prompts, args=(plan,), name="petzval-encode", daemon=True
         )
@@ -117,6 +122,9 @@ class PipelineDrawer:
         if not loras:
             return loaded.pipeline
         key = (model, loras)
+        known = self._copies.get(key)
+        if known is not None and (known.placement is None) != (loaded.pipeline.placement is None):
+            self._copies.clear()  # memory ran out, and what they shared is gone
         if key not in self._copies:
             while len(self._copies) >= _KEPT_COPIES:
                 self._copies.popitem(last=False)
@@ -137,18 +145,45 @@ def _fitting(checkpoint: Checkpoint, loras: Mapping[str, Path]) -> dict[str, Pat
 
 
 def _with_loras(loaded: _Loaded, loras: Sequence[NamedLora]) -> Pipeline:
-    base, config = loaded.pipeline, loaded.checkpoint.denoiser_config
+    """A copy with a denoiser of its own; where weights come and go, nothing is shared."""
+    base, checkpoint = loaded.pipeline, loaded.planning.checkpoint
+    config = checkpoint.denoiser_config
     read = [(read_lora(loaded.loras[name], config), weight) for name, weight in loras]
-    pipeline = Pipeline(
+    planning = replace(loaded.planning, loras=read)
+    pipeline = _sharing(base, planning) if base.placement is None else _moving(base, planning)
+    pipeline.previews = base.previews
+    return pipeline
+
+
+def _sharing(base: Pipeline, planning: Planning) -> Pipeline:
+    """Encoder and autoencoder are the base's, so no smaller plan may be followed by this one."""
+    return Pipeline(
         name=base.name,
         identity=base.identity,
         text=base.text,
-        denoiser=loaded.checkpoint.load_denoiser(base.dtype, base.device, loras=read),
+        denoiser=planning.checkpoint.load_denoiser(base.dtype, base.device, loras=planning.loras),
         autoencoder=base.autoencoder,
         defaults=base.defaults,
-        loras=[
-            UsedLora(file=each.name, sha256=each.sha256, weight=weight) for each, weight in read
-        ],
+        loras=planning.used_loras,
     )
-    pipeline.previews = base.previews
-    return pipeline
+
+
+def _moving(base: Pipeline, planning: Planning) -> Pipeline:
+    """The base's placement, followed by networks of its own; the base's are put out before."""
+    assert base.placement is not None
+    base.put_out()
+    residency = planning.follow(base.placement)
+    networks = residency.networks
+    text = PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=base.identity)
+    text.cache = base.text.cache
+    return Pipeline(
+        name=base.name,
+        identity=base.identity,
+        text=text,
+        denoiser=networks.denoiser,
+        autoencoder=networks.autoencoder,
+        defaults=base.defaults,
+        loras=planning.used_loras,
+        residency=residency,
+        planning=planning,
+    )

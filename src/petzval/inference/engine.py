@@ -358,6 +358,9 @@ class _Delivery:
         """Pass a step on, with the pictures-so-far that were asked for."""
         is_partial = event.step in partial_steps(live.task.partials, event.num_steps)
         preview = _row(event.small_preview, row) if live.task.previews else None
+        partial = _row(event.preview, row) if is_partial else None
+        if partial is not None and not event.any_thread:
+            partial = _made(partial())  # in this thread, which draws
 
         def call() -> None:
             busy = self._calls.qsize() > _PREVIEW_BACKLOG
@@ -368,7 +371,7 @@ class _Delivery:
                     step=event.step,
                     num_steps=event.num_steps,
                     preview=None if busy else preview,
-                    partial=event.preview()[row] if is_partial else None,
+                    partial=None if partial is None else partial()[0],
                 )
             )
 
@@ -418,3 +421,7 @@ def partial_steps(partials: int, num_steps: int) -> frozenset[int]:
 
 def _row(preview: Callable[[], Pixels] | None, row: int) -> Callable[[], Pixels] | None:
     return None if preview is None else lambda: preview()[row : row + 1]
+
+
+def _made(pixels: Pixels) -> Callable[[], Pixels]:
+    return lambda: pixels

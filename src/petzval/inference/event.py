@@ -29,6 +29,8 @@ class StepEvent:
         sigma: noise level after the step; 0 after the last one.
         images: the finished pictures, with the last step only.
         preview: call it for the pictures as they look from here (a decode: not free).
+        any_thread: whether `preview` may be called from any thread; else only from the one that
+            draws, before the next step, for it moves networks.
         small_preview: call it for small, rough ones, nearly free; None where there are none.
         finish: where decoding was left to the consumer, with the last step only: call it for the
             finished pictures, from any thread; `images` is empty then.
@@ -40,6 +42,7 @@ class StepEvent:
     sigma: float
     images: tuple[GeneratedImage, ...]
     preview: Callable[[], Pixels]
+    any_thread: bool = True
     small_preview: Callable[[], Pixels] | None = None
     finish: Callable[[], tuple[GeneratedImage, ...]] | None = None
 

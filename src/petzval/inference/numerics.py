@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from petzval.errors import NumericsError, RequestError
 from petzval.flow.noise import SharedNoise, initial_noise
+from petzval.flow.sampler import Step
 from petzval.inference.parity import Parity
-from petzval.inference.plan import PlannedImage
+from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.models.latents import denormalise
 from petzval.models.vae import TokenStatistics
 from petzval.shapes import Images, LatentTokens
@@ -80,6 +82,38 @@ class NoiseSource:
         return self._shared[image.seed].row(image.noise_row)
 
 
+Noise: TypeAlias = NoiseSource | LatentTokens
+"""Drawn from seeds, or given: [pictures, tokens, channels]."""
+
+
+def choose_noise(
+    given: LatentTokens | None, plan: GenerationPlan, channels: int, dtype: torch.dtype
+) -> Noise:
+    """The noise that was given, or else that of a plan's seeds.
+
+    Raises:
+        RequestError: it is of another shape; or as `NoiseSource.check`.
+    """
+    height, width = plan.resolution.grid
+    source = NoiseSource((height, width), channels, plan.parity, dtype)
+    source.check(plan.images)
+    if given is None:
+        return source
+    expected = [len(plan.images), height * width, channels]
+    if list(given.shape) != expected:
+        raise RequestError(
+            f"noise of shape {list(given.shape)}, expected {expected}: pictures, tokens, channels"
+        )
+    return given
+
+
+def noise_of(images: Sequence[PlannedImage], noise: Noise) -> Tensor:
+    """The rows of some pictures, drawn or given."""
+    if isinstance(noise, NoiseSource):
+        return noise.rows(images)
+    return noise[[image.index for image in images]]
+
+
 def levels_seen(sigmas: Float[Tensor, " calls"], parity: Parity, dtype: torch.dtype) -> Tensor:
     """The noise levels as the network is told them, float32.
 
@@ -121,3 +155,14 @@ def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
     wider = dtype != torch.float32
     hint = "use --dtype float32" if wider else "lower the guidance; or the weights are damaged"
     raise NumericsError(f"{what}: a number is not finite any more", hint)
+
+
+def check_step(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
+    """Stop where a number is not finite any more, in place of a black picture.
+
+    Raises:
+        NumericsError: naming pictures and step.
+    """
+    numbers = " and ".join(str(image.index + 1) for image in images)
+    where = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
+    check_finite(step.tokens, where, dtype)

@@ -8,47 +8,43 @@ the same bytes alone and in company.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor
 
 import petzval
-from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
-from petzval.conditioning.tokenizer import PromptTokenizer
-from petzval.errors import RequestError
-from petzval.flow.sampler import Step, network_sigmas, sample
-from petzval.flow.schedule import sigmas
+from petzval.conditioning.encoder import PromptEncoder
+from petzval.errors import PlacementError, RequestError
+from petzval.flow.sampler import Step, sample
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
-from petzval.inference.denoise import branch, guided
-from petzval.inference.device import choose_device, choose_dtype, device_name
+from petzval.inference.decoding import Decodings, decode_tokens
+from petzval.inference.denoise import brought, guided
+from petzval.inference.device import device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
+from petzval.inference.folding import FoldedSchedules
+from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras, reweighed
-from petzval.inference.numerics import NoiseSource
-from petzval.inference.opening import open_checkpoint
+from petzval.inference.numerics import Noise
 from petzval.inference.parts import Parts
-from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage, make_plan
+from petzval.inference.placement import DENOISER, ENCODER, Placement, choose_storage
+from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
+from petzval.inference.planner import Amount, Budget
+from petzval.inference.planning import Planning, default_work, retried
 from petzval.inference.preview import SmallPreviews
 from petzval.inference.recipe import UsedLora
-from petzval.inference.request import GeneratedImage, GenerationRequest
+from petzval.inference.request import GeneratedImage
+from petzval.inference.residency import Networks, Residency
 from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
-from petzval.models.latents import unpatchify
+from petzval.inference.words import Words, worded_branch
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
-from petzval.shapes import Images, LatentTokens, TextTokens
-from petzval.weights.lora import read_lora
+from petzval.shapes import Images, LatentTokens
 from petzval.weights.lora_live import LiveLoras
-
-Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
-"""What can be drawn: a request, a plan made from one, a prompt or several."""
-
-_KEPT_SCHEDULES = 4
 
 
 class Pipeline:
@@ -62,9 +58,13 @@ class Pipeline:
         defaults: what requests leave open.
         loras: what the denoiser does beyond the checkpoint's weights; goes into recipes.
         live: the same LoRAs where they are beside the weights and not in them.
+        residency: where the networks are and when; left out, they are there for good.
+        planning: makes a smaller plan where memory runs out.
 
     Attributes:
         previews: small pictures in the events of steps, once they have begun.
+        graphs: calls of the denoiser as CUDA graphs; None calls it as it is.
+        planning: what it was loaded with; None where the networks were given.
     """
 
     def __init__(
@@ -78,18 +78,23 @@ class Pipeline:
         defaults: Defaults,
         loras: Sequence[UsedLora] = (),
         live: LiveLoras | None = None,
+        residency: Residency | None = None,
+        planning: Planning | None = None,
     ) -> None:
         self.name = name
         self.identity = identity
         self.text = text
-        self.denoiser = denoiser.eval()
-        self.autoencoder = autoencoder.eval()
         self.defaults = defaults
         self.loras = tuple(loras)
         self._live = live
-        self.previews = SmallPreviews(autoencoder)
-        self.dtype = denoiser.img_in.weight.dtype
-        self.device = denoiser.img_in.weight.device
+        self.planning = planning
+        self._decodings = Decodings()
+        networks = Networks(encoder=text.encoder, denoiser=denoiser, autoencoder=autoencoder)
+        self._adopt(residency or Residency.of(networks))
+        self.dtype = self._residency.dtype
+        self.device = self._residency.device
+        self._words = Words(text)
+        self.previews = SmallPreviews(lambda: self.autoencoder, lambda: self.placement is None)
         self._made_by = MadeBy(
             petzval=petzval.__version__,
             model=name,
@@ -98,9 +103,42 @@ class Pipeline:
             device=device_name(self.device),
             torch=torch.__version__,
             loras=tuple(loras),
+            weights="exact" if planning is None else planning.storage,
         )
-        self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
-        self._dropped = False
+        self._folded = FoldedSchedules(self.dtype, self.device)
+        self.graphs: GraphedDenoiser | None = None
+
+    @property
+    def networks(self) -> Networks:
+        """All three, whether their weights are in place or not."""
+        return self._residency.networks
+
+    @property
+    def denoiser(self) -> MMDiT:
+        """The denoiser, its weights in place."""
+        return self._residency.denoiser
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The autoencoder, its weights in place."""
+        return self._residency.autoencoder
+
+    def _adopt(self, residency: Residency) -> None:
+        self._residency = residency
+        self.text.encoder = residency.networks.encoder
+        self.text.bring = lambda: residency.bring(ENCODER)
+        self.text.use_prefix_cache &= not residency.streams(ENCODER)
+        if self._live is not None:
+            self._live.attach(residency.networks.denoiser, residency.device, residency.number)
+
+    @property
+    def placement(self) -> Placement | None:
+        """The plan of memory that is followed; None where everything is there for good."""
+        return self._residency.placement
+
+    def put_out(self) -> None:
+        """Put out weights that come and go, until they are needed again."""
+        self._residency.put_out()
 
     @classmethod
     def load(
@@ -116,17 +154,23 @@ class Pipeline:
         vae: str | Path | None = None,
         tokenizer: str | Path | None = None,
         text: PromptEncoder | None = None,
+        memory: Amount = None,
+        ram: Amount = None,
+        quantise: str = "exact",
+        request: Asked | None = None,
     ) -> Pipeline:
         """Load a variant by name, any checkpoint's folder, or parts from different places.
 
-        LoRAs are added to the weights of this pipeline alone: they cost nothing while it draws,
-        and one that is loaded without them has the checkpoint's own.
+        LoRAs are added to the weights of this pipeline alone. With a limit of memory, a placement
+        is computed first and then followed; the picture is the same unless `quantise` is asked for.
 
         Args:
             name_or_path: "mini-turbo", "lens-turbo" …, see `variants.locate`; or a folder, or a
                 `petzval.toml`; None where every network is named below.
-            device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA where there is one.
-            dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU, bfloat16 elsewhere.
+            device: "cpu", "cuda", "cuda:1", "xpu", "mps"; "auto" takes an accelerator where there
+                is one.
+            dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on a CPU, elsewhere
+                bfloat16 where the device has it.
             lora: a file ("style.safetensors", "style.safetensors:0.8"), a file and its weight, or
                 several of these, whose changes are summed.
             live_lora: keep LoRAs beside the weights, so that `set_lora_weights` can change how
@@ -136,48 +180,55 @@ class Pipeline:
             tokenizer: a folder with `tokenizer.json`, the file, or a file of weights with it
                 inside; None takes the one that came with the encoder.
             text: in place of the checkpoint's text encoder, which is not loaded then.
+            memory: the device's, as "8GB" or in bytes; on a CPU that of the process.
+            ram: this process's, where another device draws.
+            quantise: "float8", "int8" or "int4" keeps the denoiser's blocks in fewer bits.
+            request: for what to plan; left out, a picture of the checkpoint's own size.
 
         Raises:
             RequestError: unknown model, device or dtype; a LoRA is absent, its weight out of range.
             CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
+            PlacementError: nothing fits into the memory.
         """
         named = Parts.of(denoiser=denoiser, encoder=encoder, vae=vae, tokenizer=tokenizer)
         located = locate(name_or_path, named)
-        choices = choose_loras(lora)
-        place = choose_device(device)
-        number = choose_dtype(dtype, place)
-        checkpoint = open_checkpoint(located)
-        identity = checkpoint.identity
-        loras = [(read_lora(c.path, checkpoint.denoiser_config), c.weight) for c in choices]
-        if text is None:
-            tokenize = PromptTokenizer(checkpoint.tokenizer)
-            encode = checkpoint.load_encoder(number, place)
-            text = PromptEncoder(encode, tokenize, checkpoint_id=identity)
-        merged = () if live_lora else loras
-        drawing = checkpoint.load_denoiser(number, place, loras=merged)
-        strengths = [weight for _, weight in loras]
+        planning = Planning.open(
+            located,
+            choose_loras(lora),
+            device=device,
+            dtype=dtype,
+            budget=Budget.of(memory, ram),
+            storage=choose_storage(quantise),
+            live=live_lora,
+            encodes=text is None,
+        )
+        work = default_work(located.defaults)
+        if request is not None:
+            work = planning.work(decide(request, located.defaults))
+        residency = planning.settle(work)
+        identity = planning.checkpoint.identity
+        networks = residency.networks
+        text = text or PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=identity)
         return cls(
             name=located.name,
             identity=identity,
             text=text,
-            denoiser=drawing,
-            autoencoder=checkpoint.load_vae(number, place),
+            denoiser=networks.denoiser,
+            autoencoder=networks.autoencoder,
             defaults=located.defaults,
-            loras=[
-                UsedLora(file=each.name, sha256=each.sha256, weight=weight)
-                for each, weight in loras
-            ],
-            live=LiveLoras(drawing, [each for each, _ in loras], strengths) if live_lora else None,
+            loras=planning.used_loras,
+            live=planning.live_loras(),
+            residency=residency,
+            planning=planning,
         )
 
     def set_lora_weights(self, *weights: int | float) -> None:
         """How strong each LoRA is from now on, in the order in which they were loaded.
 
         Raises:
-            RequestError: the LoRAs are merged, a weight is missing or out of range, or the
-                pipeline was folded.
+            RequestError: the LoRAs are merged or folded, or a weight is missing or out of range.
         """
-        if self._live is None or self._dropped:
+        if self._live is None or self._folded.dropped:
             why = "merged into the weights" if self._live is None else "folded with them"
             hint = "load it with live_lora=True, and do not fold it"
             raise RequestError(f"this pipeline's LoRAs are {why}, and cannot change any more", hint)
@@ -200,8 +251,8 @@ class Pipeline:
             request: a request; or a prompt or several, with the request's other fields as options:
                 `generate("a red fox", seed=7, size="256x256")`.
             progress: called after every step.
-            batch_size: pictures that run through the networks together, where their prompts have
-                the same number of tokens. Above 1 the last bits depend on the company.
+            batch_size: pictures that run through the networks together; prompts of different
+                lengths share a row without padding. Above 1 the last bits depend on the company.
 
         Raises:
             RequestError: the request cannot be served.
@@ -239,45 +290,63 @@ class Pipeline:
         plan = self.plan(request, **options)
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, got {batch_size}")
-        height, width = plan.resolution.grid
-        expected = (len(plan.images), height * width, self.denoiser.config.in_channels)
-        if noise is not None and tuple(noise.shape) != expected:
-            raise RequestError(
-                f"noise of shape {list(noise.shape)}, expected {list(expected)}: "
-                "pictures, tokens, channels"
-            )
-        source = NoiseSource((height, width), expected[2], plan.parity, self.dtype)
-        source.check(plan.images)
-        return self._run(plan, batch_size, source if noise is None else noise, leave_decoding)
+        channels = self.networks.denoiser.config.in_channels
+        source = numerics.choose_noise(noise, plan, channels, self.dtype)
+        return self._run(plan, batch_size, source, leave_decoding)
 
     def _run(
+        self, plan: GenerationPlan, batch_size: int, noise: Noise, leave_decoding: bool
+    ) -> Iterator[StepEvent]:
+        for images in self._words.batches(plan, batch_size):
+            draw = partial(self._draw, plan, images, noise, leave_decoding)
+            yield from retried(draw, partial(self._shrink, plan))
+
+    def _draw(
         self,
         plan: GenerationPlan,
-        batch_size: int,
-        noise: NoiseSource | LatentTokens,
+        images: Sequence[PlannedImage],
+        noise: Noise,
         leave_decoding: bool,
     ) -> Iterator[StepEvent]:
-        levels, modulations = self._schedule(plan)
+        clock = StageClock()
+        if not self._residency.keeps(ENCODER):
+            self._words.encode(plan, plan.texts)  # all of them before it leaves
+        levels, modulations = self._folded.of(plan, lambda: self.denoiser)
+        denoise = self._denoise(plan, images, modulations)
+        clock.lap("encode")
+        tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
-        for images in self._batches(plan, batch_size):
-            clock = StageClock()
-            denoise = self._denoise(plan, images, modulations)
-            clock.lap("encode")
-            tokens = _noise(images, noise).to(self.device)
-            for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
-                _check(step, images, self.dtype)
-                clock.lap("denoise")
-                event = self._event(plan, images, step)
-                if step.index + 1 == step.num_steps:
-                    finish = partial(self._finish, plan, images, step.tokens, clock)
-                    event = (
-                        replace(event, finish=cache(finish))
-                        if leave_decoding
-                        else replace(event, images=finish())
-                    )
-                yield event
-                if step.index + 1 < step.num_steps:  # else the clock may be another thread's
-                    clock.resume()
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        made_by = replace(self._made_by, threads=threads)
+        for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
+            numerics.check_step(step, images, self.dtype)
+            clock.lap("denoise")
+            event = self._event(plan, images, step)
+            if step.index + 1 == step.num_steps:
+                finish = partial(self._finish, plan, images, step.tokens, clock, made_by)
+                if leave_decoding and self.placement is None:
+                    event = replace(event, finish=self._decodings.late(finish, self.device))
+                else:  # an autoencoder that comes and goes may only push others out from here
+                    event = replace(event, images=finish())
+            yield event
+            if step.index + 1 < step.num_steps:  # else the clock may be another thread's
+                clock.resume()
+
+    def _shrink(self, plan: GenerationPlan) -> None:
+        """Follow a smaller placement; the pictures of the old one are drawn again.
+
+        Raises:
+            PlacementError: there is none.
+        """
+        if self.planning is None:
+            raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
+        self.previews.wait()
+        with self._words.moving(), self._decodings.moving():
+            if self.graphs is not None:
+                self.graphs.graphs.clear()
+                self.graphs = None
+            self._residency.release()
+            self._adopt(self.planning.shrink(plan, self.placement))
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -285,22 +354,11 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served; or options on top of a finished plan.
         """
-        if isinstance(request, GenerationPlan):
-            if options:
-                raise RequestError(
-                    f"a plan is decided, and cannot take {', '.join(options)} any more",
-                    "give the options with the request that the plan is made from",
-                )
-            return request
-        if isinstance(request, GenerationRequest):
-            return make_plan(replace(request, **options), self.defaults)
-        return make_plan(GenerationRequest(prompt=request, **options), self.defaults)
+        return decide(request, self.defaults, **options)
 
     def encode_prompts(self, plan: GenerationPlan) -> None:
         """Encode a plan's words now; drawing it finds their features in the cache."""
-        prompts = [image.prompt for image in plan.images]
-        negatives = [image.negative_prompt for image in plan.images if image.negative_prompt]
-        self._encode(plan, prompts + (negatives if plan.guidance != 1.0 else []))
+        self._words.encode(plan, plan.texts)
 
     def fold(self, request: Asked, **options: Any) -> int:
         """Compute the modulations of a request's schedule and drop their weights.
@@ -314,45 +372,21 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served.
         """
-        self._schedule(self.plan(request, **options))
-        self._dropped = True
+        self._folded.of(self.plan(request, **options), lambda: self.denoiser)
+        self._folded.dropped = True
         return self.denoiser.drop_modulation()
 
-    @torch.no_grad()
-    def decode(self, tokens: LatentTokens, plan: GenerationPlan) -> Images:
-        """Denoised tokens → pictures, nominally in [-1, 1], not clamped."""
-        dtype = self.autoencoder.post_quant_conv.weight.dtype
-        tokens = numerics.restore_statistics(tokens, self.autoencoder.bn, plan.parity, dtype)
-        return self.autoencoder.decode(unpatchify(tokens, plan.resolution.grid))
+    def decode(
+        self, tokens: LatentTokens, plan: GenerationPlan, *, strip_rows: int | None = None
+    ) -> Images:
+        """Denoised tokens → pictures, nominally in [-1, 1], not clamped.
 
-    @torch.no_grad()
-    def _schedule(self, plan: GenerationPlan) -> tuple[Tensor, list[StepModulation]]:
-        """Noise levels, and what they do to every block, evaluated once per schedule."""
-        levels = sigmas(plan.steps, plan.mu)
-        calls = network_sigmas(levels, plan.solver)
-        seen = numerics.levels_seen(calls, plan.parity, self.dtype)
-        key = tuple(seen.tolist())
-        if key not in self._folded:
-            if self._dropped:
-                raise RequestError(
-                    "this pipeline was folded for another schedule",
-                    "ask for the same size, steps, mu, solver and parity, or load the model again",
-                )
-            self._folded[key] = self.denoiser.modulations(seen.to(self.device))
-            if len(self._folded) > _KEPT_SCHEDULES:
-                self._folded.popitem(last=False)
-        self._folded.move_to_end(key)
-        return levels, self._folded[key]
-
-    def _batches(self, plan: GenerationPlan, size: int) -> Iterable[tuple[PlannedImage, ...]]:
-        """Pictures that may share a batch: their texts are of one length, so nothing is padded."""
-        if size == 1:
-            return [(image,) for image in plan.images]
-        prompts = [image.prompt for image in plan.images]
-        negatives = [image.negative_prompt for image in plan.images if image.negative_prompt]
-        unique = list(dict.fromkeys(prompts + negatives))
-        encoded = zip(unique, self._encode(plan, unique), strict=True)
-        return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
+        Args:
+            strip_rows: of each strip; 0 decodes the picture at once, None follows the placement.
+        """
+        rows = self._residency.strip_rows if strip_rows is None else strip_rows
+        grid = plan.resolution.grid
+        return decode_tokens(self.autoencoder, tokens, grid, plan.parity, strip_rows=rows)
 
     def _denoise(
         self,
@@ -361,53 +395,40 @@ class Pipeline:
         modulations: Sequence[StepModulation],
     ) -> Denoise:
         """(tokens, sigma, call) → velocity, with words and guidance inside."""
-        grid = plan.resolution.grid
-        text = self._text_tokens(plan, [image.prompt for image in images])
-        conditional = branch(self.denoiser, text, grid, modulations)
+        conditional = self._branch(plan, [image.prompt for image in images], modulations)
         if plan.guidance == 1.0:
             return conditional
-        negatives = [image.negative_prompt for image in images if image.negative_prompt]
-        text = self._text_tokens(plan, negatives) if negatives else None
-        unconditional = branch(self.denoiser, text, grid, modulations)
+        unconditional = self._branch(plan, [each.negative_prompt for each in images], modulations)
         exact = not plan.parity.state_in_network_dtype
         return guided(conditional, unconditional, plan.guidance, exact=exact)
 
-    @torch.no_grad()
-    def _text_tokens(self, plan: GenerationPlan, prompts: Sequence[str]) -> TextTokens:
-        """The denoiser's text stream [B, T, width] for prompts of one length."""
-        encoded = self._encode(plan, prompts)
-        layers = [torch.stack(parts) for parts in zip(*(f.layers for f in encoded), strict=True)]
-        for layer in layers:
-            numerics.check_finite(layer, "text features", self.dtype)
-        return self.denoiser.embed_text(layers)
+    def _branch(
+        self, plan: GenerationPlan, prompts: Sequence[str | None], steps: Sequence[StepModulation]
+    ) -> Denoise:
+        """One prompt a picture; one that is blank is no text."""
+        encoded = iter(self._words.encode(plan, [prompt for prompt in prompts if prompt]))
+        words = [next(encoded) if prompt else None for prompt in prompts]
+        grid = plan.resolution.grid
+        graphs = self.graphs if self.placement is None else None  # they know where weights are
+        velocity = worded_branch(self.denoiser, words, grid, steps, self.dtype, graphs)
+        return brought(velocity, partial(self._residency.bring, DENOISER))
 
-    def _encode(self, plan: GenerationPlan, prompts: Sequence[str]) -> list[PromptFeatures]:
-        return self.text.encode(
-            prompts,
-            date=plan.template_date,
-            truncate=plan.truncate,
-            markers=plan.markers,
-            max_tokens=plan.max_tokens,
-        )
-
-    def _pixels(self, tokens: Tensor, plan: GenerationPlan) -> Pixels:
-        decoded = self.decode(tokens, plan)
+    def _pixels(
+        self, tokens: LatentTokens, plan: GenerationPlan, strip_rows: int | None = None
+    ) -> Pixels:
+        decoded = self.decode(tokens, plan, strip_rows=strip_rows)
         numerics.check_finite(decoded, "decoded picture", self.dtype)
         return numerics.to_pixels(decoded)
 
-    def _event(
-        self,
-        plan: GenerationPlan,
-        images: Sequence[PlannedImage],
-        step: Step,
-    ) -> StepEvent:
+    def _event(self, plan: GenerationPlan, images: Sequence[PlannedImage], step: Step) -> StepEvent:
         return StepEvent(
             indices=tuple(image.index for image in images),
             step=step.index + 1,
             num_steps=step.num_steps,
             sigma=step.sigma_next,
             images=(),
-            preview=lambda: self._pixels(step.data_estimate, plan),
+            preview=self._decodings.preview(lambda: self._pixels(step.data_estimate, plan)),
+            any_thread=self.placement is None,
             small_preview=self.previews.of(lambda: step.data_estimate, plan.resolution.grid),
         )
 
@@ -417,50 +438,14 @@ class Pipeline:
         images: Sequence[PlannedImage],
         tokens: LatentTokens,
         clock: StageClock,
+        made_by: MadeBy,
+        strip_rows: int | None = None,
     ) -> tuple[GeneratedImage, ...]:
         """Decode the pictures; the time it takes is the last that their clock measures."""
         clock.resume()
-        pixels = self._pixels(tokens, plan)
+        pixels = self._pixels(tokens, plan, strip_rows)
         clock.lap("decode")
-        threads = torch.get_num_threads() if self.device.type == "cpu" else None
-        made_by = replace(self._made_by, threads=threads)
-        share = {stage: time / len(images) for stage, time in clock.seconds.items()}
-        return tuple(
-            GeneratedImage(
-                pixels=pixels[row],
-                recipe=plan.recipe(image, made_by),
-                seconds=share,
-                index=image.index,
-            )
-            for row, image in enumerate(images)
-        )
+        return tuple(plan.pictures(images, pixels, made_by, clock.seconds))
 
 
-def _noise(images: Sequence[PlannedImage], noise: NoiseSource | Tensor) -> Tensor:
-    """The rows of some pictures, drawn or given."""
-    if isinstance(noise, Tensor):
-        return noise[[image.index for image in images]]
-    return noise.rows(images)
-
-
-def _check(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
-    """Stop where a number is not finite any more, in place of a black picture."""
-    numbers = " and ".join(str(image.index + 1) for image in images)
-    where = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
-    numerics.check_finite(step.tokens, where, dtype)
-
-
-def load(
-    name_or_path: str | Path | None = DEFAULT_MODEL,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    lora: LoraAsked | Sequence[LoraAsked | LoraChoice] = (),
-    **options: Any,
-) -> Pipeline:
-    """Load a model by name or path, or from parts: see `Pipeline.load`, also for the options.
-
-    Raises:
-        RequestError, CheckpointError: as `Pipeline.load`.
-    """
-    return Pipeline.load(name_or_path, device=device, dtype=dtype, lora=lora, **options)
+load = Pipeline.load

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
 
 from petzval.conditioning.template import resolve_date
+from petzval.errors import RequestError
 from petzval.flow.schedule import empirical_mu, warn_off_family
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
+from petzval.inference.placement import Storage
 from petzval.inference.recipe import Recipe, UsedLora
-from petzval.inference.request import GenerationRequest
+from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.variants import Defaults
 from petzval.resolution import Resolution
 
@@ -48,19 +54,45 @@ class GenerationPlan:
     markers: Markers
     max_tokens: int
 
+    @property
+    def texts(self) -> list[str]:
+        """All that has to be encoded: prompts, and negative prompts with guidance, each once."""
+        prompts = [image.prompt for image in self.images]
+        if self.guidance == 1.0:
+            return list(dict.fromkeys(prompts))
+        negatives = [image.negative_prompt for image in self.images if image.negative_prompt]
+        return list(dict.fromkeys(prompts + negatives))
+
     def batches(self, size: int, lengths: Mapping[str, int]) -> Iterator[tuple[PlannedImage, ...]]:
-        """Pictures in groups of at most `size` whose texts have the same numbers of tokens.
+        """Pictures in groups of at most `size`, those whose texts are of one length side by side.
 
         Args:
-            lengths: tokens of every prompt and negative prompt of the plan.
+            lengths: tokens of all `texts`.
         """
         groups: dict[tuple[int, int], list[PlannedImage]] = {}
         for image in self.images:
-            negative = lengths[image.negative_prompt] if image.negative_prompt else 0
+            negative = lengths.get(image.negative_prompt, 0)
             groups.setdefault((lengths[image.prompt], negative), []).append(image)
-        for group in groups.values():
-            for start in range(0, len(group), size):
-                yield tuple(group[start : start + size])
+        ordered = [image for group in groups.values() for image in group]
+        for start in range(0, len(ordered), size):
+            yield tuple(ordered[start : start + size])
+
+    def pictures(
+        self,
+        images: Sequence[PlannedImage],
+        pixels: UInt8[np.ndarray, "batch height width 3"],
+        made_by: MadeBy,
+        seconds: Mapping[str, float],
+    ) -> Iterator[GeneratedImage]:
+        """Some of the pictures, made: pixels and recipes, the time shared among them."""
+        share = {stage: time / len(images) for stage, time in seconds.items()}
+        for row, image in enumerate(images):
+            yield GeneratedImage(
+                pixels=pixels[row],
+                recipe=self.recipe(image, made_by),
+                seconds=share,
+                index=image.index,
+            )
 
     def recipe(self, image: PlannedImage, made_by: MadeBy) -> Recipe:
         """What makes one of the pictures again."""
@@ -89,7 +121,30 @@ class GenerationPlan:
             device=made_by.device,
             torch=made_by.torch,
             threads=made_by.threads,
+            weights=made_by.weights,
         )
+
+
+Asked: TypeAlias = GenerationRequest | GenerationPlan | str | Sequence[str]
+"""What can be drawn: a request, a plan made from one, a prompt or several."""
+
+
+def decide(asked: Asked, defaults: Defaults, **options: Any) -> GenerationPlan:
+    """The plan of whatever was asked for, with further fields of the request as options.
+
+    Raises:
+        RequestError: the request cannot be served; or options on top of a finished plan.
+    """
+    if isinstance(asked, GenerationPlan):
+        if options:
+            raise RequestError(
+                f"a plan is decided, and cannot take {', '.join(options)} any more",
+                "give the options with the request that the plan is made from",
+            )
+        return asked
+    if isinstance(asked, GenerationRequest):
+        return make_plan(replace(asked, **options), defaults)
+    return make_plan(GenerationRequest(prompt=asked, **options), defaults)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +159,7 @@ class MadeBy:
     torch: str
     threads: int | None = None
     loras: tuple[UsedLora, ...] = ()
+    weights: Storage = "exact"
 
 
 def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:

@@ -40,22 +40,35 @@ def preview_pixels(
 class SmallPreviews:
     """The previews of one autoencoder's latents; none before `begin`, and none while it fits.
 
+    Nothing of the autoencoder is kept but its statistics, so that its weights may go.
+
     Args:
-        autoencoder: its statistics name the projection, its decoder is what a new one is fitted to.
+        autoencoder: gives it, its weights in place: its statistics name the projection, its decoder
+            is what a new one is fitted to.
+        stays: whether it stays in place; where it may go, a new projection is fitted at once.
     """
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    def __init__(
+        self, autoencoder: Callable[[], Autoencoder], stays: Callable[[], bool] = lambda: True
+    ) -> None:
         self._autoencoder = autoencoder
+        self._stays = stays
         self._projection: LatentProjection | None = None
         self._fitting: threading.Thread | None = None
 
     def begin(self) -> None:
         """Find the projection; where there is none yet, a thread fits it."""
-        if self._projection is None and self._fitting is None:
-            self._projection = find_projection(self._autoencoder)
-        if self._projection is None and self._fitting is None:
-            self._fitting = threading.Thread(target=self._fit, name="petzval-fit")
-            self._fitting.start()
+        if self._projection is not None or self._fitting is not None:
+            return
+        autoencoder = self._autoencoder()
+        self._projection = find_projection(autoencoder)
+        if self._projection is not None:
+            return
+        if not self._stays():
+            self._fit(autoencoder)
+            return
+        self._fitting = threading.Thread(target=self._fit, args=(autoencoder,), name="petzval-fit")
+        self._fitting.start()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether there are previews, after at most so many seconds."""
@@ -77,8 +90,8 @@ class SmallPreviews:
             return None
         return lambda: preview_pixels(projection, estimate(), grid)
 
-    def _fit(self) -> None:
+    def _fit(self, autoencoder: Autoencoder) -> None:
         try:
-            self._projection = make_projection(self._autoencoder)
+            self._projection = make_projection(autoencoder)
         except Exception:  # a preview is a courtesy: pictures are made without
             logger.exception("no previews: the projection could not be fitted")

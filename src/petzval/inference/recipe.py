@@ -10,6 +10,7 @@ from typing import Any, cast
 from petzval.config import from_mapping, parse_json, setting, to_mapping
 from petzval.errors import ConfigError, RequestError
 from petzval.inference.parity import Markers, ParityName, Truncate
+from petzval.inference.placement import Storage
 from petzval.resolution import MAX_TOKENS_ANY_SIZE, PIXELS_PER_TOKEN
 
 RECIPE_FORMAT = 1
@@ -58,6 +59,7 @@ class Recipe:
         device: "cpu", or the kind and name of the accelerator.
         threads: that drew on a CPU: their number decides in which order is summed. None on
             accelerators, and in recipes older than the field.
+        weights: how the denoiser's blocks were kept; all but exact change the picture.
     """
 
     format: int = RECIPE_FORMAT
@@ -85,6 +87,7 @@ class Recipe:
     device: str
     torch: str
     threads: int | None = setting(None, minimum=1, maximum=MAX_THREADS)
+    weights: Storage = "exact"
 
     @property
     def device_kind(self) -> str:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from petzval.kernels import reference as slow
 from petzval.kernels import varlen
-from petzval.kernels.sequences import Sequences, spread
+from petzval.kernels.quantise import encode_float8
+from petzval.kernels.sequences import FusedStream, Sequences, spread
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -38,11 +40,125 @@ def rms_norm_modulate(
     return torch.addcmul(spread(shift, rows), normalised, spread(gain, rows))
 
 
+def has_complex(device: torch.device) -> bool:
+    """Whether a device multiplies complex numbers."""
+    return device.type != "mps"
+
+
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotation as one complex product in float32."""
     paired: Tensor = x.float().unflatten(-1, (-1, 2))
     pairs = torch.view_as_complex(paired)
     return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None, :]).flatten(-2).to(x.dtype)
+
+
+def joint_qkv(
+    image: FusedStream,
+    text: FusedStream | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    text_queries: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each stream is written where it belongs in one buffer: nothing is concatenated.
+
+    Where gradients are wanted the parts are joined, and a compiler does the same by itself.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_complex(cos.device):
+        return _joined_qkv(image, text, eps, cos, sin, text_queries)
+    batch, num_image = image.fused.shape[:2]
+    num_text = 0 if text is None else text.fused.shape[1]
+    heads = image.fused.shape[2] // (3 * image.query_weight.shape[0])
+    shape = (heads, image.query_weight.shape[0])
+    num_queries = num_image + (num_text if text_queries else 0)
+    query = image.fused.new_empty(batch, num_queries, *shape)
+    key = image.fused.new_empty(batch, num_image + num_text, *shape)
+    value = torch.empty_like(key)
+    turn = torch.complex(cos, sin)[:, None, :]
+    for stream, start in ((image, 0), (text, num_image)):
+        if stream is None:
+            continue
+        its_query, its_key, its_value = stream.heads()
+        place = slice(start, start + its_key.shape[1])
+        value[:, place] = its_value
+        _rotate_into(key[:, place], rms_norm(its_key, stream.key_weight, eps), turn[place])
+        if start < num_queries:
+            its_query = rms_norm(its_query, stream.query_weight, eps)
+            _rotate_into(query[:, place], its_query, turn[place])
+    return query, key, value
+
+
+def _joined_qkv(
+    image: FusedStream,
+    text: FusedStream | None,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    text_queries: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # Complex numbers are what the compiler has no code of its own for.
+    plain = torch.compiler.is_compiling() or not has_complex(cos.device)
+    rotate = slow.rotate_interleaved if plain else rotate_interleaved
+    query, key, value = image.heads()
+    query, key = rms_norm(query, image.query_weight, eps), rms_norm(key, image.key_weight, eps)
+    if text is not None:
+        text_query, text_key, text_value = text.heads()
+        key = torch.cat((key, rms_norm(text_key, text.key_weight, eps)), dim=1)
+        value = torch.cat((value, text_value), dim=1)
+        if text_queries:
+            query = torch.cat((query, rms_norm(text_query, text.query_weight, eps)), dim=1)
+    query = rotate(query, cos[: query.shape[1]], sin[: query.shape[1]])
+    return query, rotate(key, cos[: key.shape[1]], sin[: key.shape[1]]), value
+
+
+def _rotate_into(out: Tensor, x: Tensor, turn: Tensor) -> None:
+    paired: Tensor = x.float().unflatten(-1, (-1, 2))
+    pairs = torch.view_as_complex(paired)
+    if out.dtype == torch.float32:
+        room: Tensor = out.unflatten(-1, (-1, 2))
+        torch.mul(pairs, turn, out=torch.view_as_complex(room))
+    else:  # one pass rounds and places
+        out.copy_(torch.view_as_real(pairs * turn).flatten(-2))
+
+
+def gated_residual(x: Tensor, gate: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+    """One pass, and one rounding in place of two."""
+    return torch.addcmul(x, spread(gate, rows), y)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """See `kernels.reference.swiglu`; a compiler fuses the two."""
+    return F.silu(gate) * up
+
+
+def encode_float8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `kernels.reference.encode_float8_rows`."""
+    return encode_float8(x)
+
+
+def float8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """The matrix units' own float8 product, scaled by rows; see `kernels.float8` for where.
+
+    Sums are kept as the hardware keeps them ("fast accumulation").
+    """
+    return scaled_product(*encode_float8_rows(x.flatten(0, -2)), codes, scale, bias, x)
+
+
+def scaled_product(
+    x_codes: Tensor, x_scale: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, x: Tensor
+) -> Tensor:
+    """The product of encoded operands in the shape and type that belong to the input `x`."""
+    out: Tensor = torch._scaled_mm(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        x_codes,
+        codes.t(),
+        scale_a=x_scale,
+        scale_b=scale.t(),
+        bias=None if bias is None else bias.to(x.dtype),
+        out_dtype=x.dtype,
+        use_fast_accum=x.is_cuda,
+    )
+    return out.reshape(*x.shape[:-1], codes.shape[0])
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None) -> Tensor:
@@ -52,6 +168,20 @@ def attention(query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
     if query.device.type == "cpu" and query.requires_grad:
         return _differentiable_attention(query, key, value, mask).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None
+) -> Tensor:
+    """float32 in and out, float16 inside: a head's values are scaled by a power of two, exactly.
+
+    What attention gives lies between the least and the largest value, so nothing overflows; query
+    and key are normalised before.
+    """
+    _, exponent = torch.frexp(value.abs().amax(dim=(1, 3), keepdim=True))
+    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    out = attention(query.half(), key.half(), (value / scale).half(), key_mask)
+    return out.float() * scale
 
 
 def _differentiable_attention(

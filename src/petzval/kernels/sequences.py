@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,6 +89,24 @@ def _samples(offsets: Tensor) -> Tensor:
     """[tokens] which sample each token belongs to."""
     numbers = torch.arange(offsets.shape[0] - 1, device=offsets.device)
     return numbers.repeat_interleave(offsets.diff())
+
+
+class FusedStream(NamedTuple):
+    """One stream of the joint attention, before it is split; a tuple, which compilers know.
+
+    Attributes:
+        fused: [batch, tokens, 3 heads d], the query's, key's and value's columns one run each.
+        query_weight, key_weight: [d] of the norms over each head.
+    """
+
+    fused: Tensor
+    query_weight: Tensor
+    key_weight: Tensor
+
+    def heads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value as they were projected, each [batch, tokens, heads, d]."""
+        split: Tensor = self.fused.unflatten(-1, (3, -1, self.query_weight.shape[0]))
+        return split[:, :, 0], split[:, :, 1], split[:, :, 2]
 
 
 def spread(values: Tensor, rows: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from petzval.kernels import dispatch
+from petzval.kernels.sequences import FusedStream
 from petzval.models.layers import RMSNorm
 from petzval.models.packed import PackedLayout
 from petzval.models.rope import RopeTables
@@ -23,7 +24,6 @@ class JointAttention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         head_width = width // num_heads
-        self.head_width = head_width
         self.img_qkv = nn.Linear(width, 3 * width)
         self.txt_qkv = nn.Linear(width, 3 * width)
         self.norm_q = RMSNorm(head_width, QK_NORM_EPS)
@@ -32,10 +32,28 @@ class JointAttention(nn.Module):
         self.norm_added_k = RMSNorm(head_width, QK_NORM_EPS)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.to_add_out = nn.Linear(width, width)
+        self.scaled_float16 = False
+        """Attend in float16 with scaled values, where all else is float32 (`models.half`)."""
 
-    def _split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        split: Tensor = fused.unflatten(-1, (3, -1, self.head_width))
-        return split[:, :, 0], split[:, :, 1], split[:, :, 2]
+    def _image_stream(self, fused: Tensor) -> FusedStream:
+        return FusedStream(fused, self.norm_q.weight, self.norm_k.weight)
+
+    def _text_stream(self, fused: Tensor) -> FusedStream:
+        return FusedStream(fused, self.norm_added_q.weight, self.norm_added_k.weight)
+
+    def normed_heads(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """What each norm gives for the fused projections of both streams, by the norm's name.
+
+        For a look inside: `forward` does it in one kernel with what comes before and after.
+        """
+        query, key, _ = self._image_stream(image).heads()
+        added_query, added_key, _ = self._text_stream(text).heads()
+        return {
+            "norm_q": self.norm_q(query),
+            "norm_k": self.norm_k(key),
+            "norm_added_q": self.norm_added_q(added_query),
+            "norm_added_k": self.norm_added_k(added_key),
+        }
 
     def forward(
         self,
@@ -56,24 +74,21 @@ class JointAttention(nn.Module):
             text_output: False in the last block, whose text is never read: its queries are skipped.
         """
         num_image = image.shape[1]
-        query, key, value = self._split(self.img_qkv(image))
-        query, key = self.norm_q(query), self.norm_k(key)
         key_mask = None
-        if text is not None:
-            text_query, text_key, text_value = self._split(self.txt_qkv(text))
-            text_key = self.norm_added_k(text_key)
-            key = torch.cat((key, text_key), dim=1)
-            value = torch.cat((value, text_value), dim=1)
-            if text_output:
-                query = torch.cat((query, self.norm_added_q(text_query)), dim=1)
-            if text_mask is not None:
-                always = text_mask.new_ones(image.shape[0], num_image)
-                key_mask = torch.cat((always, text_mask), dim=1)
-        cos, sin = rope.cos, rope.sin
-        query = dispatch.rotate_interleaved(query, cos[: query.shape[1]], sin[: query.shape[1]])
-        key = dispatch.rotate_interleaved(key, cos[: key.shape[1]], sin[: key.shape[1]])
+        if text is not None and text_mask is not None:
+            always = text_mask.new_ones(image.shape[0], num_image)
+            key_mask = torch.cat((always, text_mask), dim=1)
+        query, key, value = dispatch.joint_qkv(
+            self._image_stream(self.img_qkv(image)),
+            None if text is None else self._text_stream(self.txt_qkv(text)),
+            QK_NORM_EPS,
+            rope.cos,
+            rope.sin,
+            text_queries=text_output,
+        )
         if packing is None:
-            out = dispatch.attention(query, key, value, key_mask).flatten(2)
+            attend = dispatch.scaled_attention if self.scaled_float16 else dispatch.attention
+            out = attend(query, key, value, key_mask).flatten(2)
         else:
             out = packing.attend(query[0], key[0], value[0]).flatten(1)[None]
         image_out = self.to_out[0](out[:, :num_image])

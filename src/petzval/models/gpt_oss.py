@@ -191,6 +191,18 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = WeightedNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = WeightedNorm(config.hidden_size, config.rms_norm_eps)
 
+    def forward(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor],
+        allowed: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The stream one layer further, and this call's keys and values."""
+        attended, key, value = self.self_attn(self.input_layernorm(x), tables, allowed, past)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), key, value
+
 
 class GptOssBody(nn.Module):
     """The published `model.` level: embedding and layers (no final norm, no head)."""
@@ -291,16 +303,13 @@ class GptOssEncoder(nn.Module):
         }
         states: dict[int, Tensor] = {}
         for index in range(max(self.selected_layers) + 1):
-            layer = self.model.layers[index]
-            assert isinstance(layer, DecoderLayer)
             past = None if prefix is None else (prefix.keys[index], prefix.values[index])
-            attended, key, value = layer.self_attn(
-                layer.input_layernorm(x), tables, masks[self.config.layer_types[index]], past
+            x, key, value = self.model.layers[index](
+                x, tables, masks[self.config.layer_types[index]], past
             )
             if keys is not None and values is not None:
                 keys.append(key)
                 values.append(value)
-            x = x + attended
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-            states[index] = x
+            if index in self.selected_layers:
+                states[index] = x
         return [states[index] for index in self.selected_layers]

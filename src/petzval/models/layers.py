@@ -69,7 +69,7 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(width, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return self.w2(dispatch.swiglu(self.w1(x), self.w3(x)))
 
 
 def adaptive_layer_norm(

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from petzval.config import check_ranges, setting
 from petzval.errors import ConfigError
 from petzval.kernels import dispatch
-from petzval.kernels.sequences import spread
 from petzval.models.attention import JointAttention
 from petzval.models.layers import RMSNorm, SwiGLU, TimestepEmbedder, adaptive_layer_norm
 from petzval.models.packed import PackedLayout
@@ -151,15 +150,15 @@ class MMDiTBlock(nn.Module):
             attended, text_in, rope, text_mask, packing, text_output=text_output
         )
 
-        image = torch.addcmul(image, spread(gate1, rows), image_out)
+        image = dispatch.gated_residual(image, gate1, image_out, rows)
         hidden = self.img_mlp(_entrance(image, self.img_norm2, shift2, scale2, rows))
-        image = torch.addcmul(image, spread(gate2, rows), hidden)
+        image = dispatch.gated_residual(image, gate2, hidden, rows)
         if text is None or text_out is None:
             return image, None
-        text = torch.addcmul(text, spread(text_gates[2], text_rows), text_out)
+        text = dispatch.gated_residual(text, text_gates[2], text_out, text_rows)
         entered = _entrance(text, self.txt_norm2, text_gates[3], text_gates[4], text_rows)
         hidden = self.txt_mlp(entered)
-        return image, torch.addcmul(text, spread(text_gates[5], text_rows), hidden)
+        return image, dispatch.gated_residual(text, text_gates[5], hidden, text_rows)
 
 
 def _entrance(

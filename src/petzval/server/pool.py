@@ -110,6 +110,7 @@ class SharedEncoder(PromptEncoder):
 
     def __init__(self, handle: Any, model: str, device: torch.device) -> None:
         self._handle, self._model, self._device = handle, model, device
+        self.use_prefix_cache = False  # the other process has its own
 
     def encode(self, prompts: Sequence[str], **settings: Any) -> list[PromptFeatures]:
         """See `PromptEncoder.encode`."""

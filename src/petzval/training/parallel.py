@@ -11,7 +11,6 @@ shards parameters in place. So checkpoints, optimizer groups and averages know o
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -28,6 +27,7 @@ from torch.utils.checkpoint import (
 )
 
 from petzval.errors import ConfigError
+from petzval.models.compiled import compile_forwards, replace_forward
 from petzval.training.ranks import REPLICATE, SHARD, Ranks
 from petzval.training.weighting import Weighting
 
@@ -135,9 +135,9 @@ def parallelize(
         )
     for index, block in enumerate(blocks):
         if config.recompute != "none" and index % config.recompute_every == 0:
-            _replace_forward(block, _recomputed(block.forward, config.recompute))
+            replace_forward(block, _recomputed(block.forward, config.recompute))
         if config.compile != "none":
-            _replace_forward(block, _compiled(block.forward, config.compile))
+            compile_forwards([block], dynamic=config.compile == "dynamic")
     if ranks.mesh is None:
         return None
     mesh = ranks.mesh if config.replicate > 1 else ranks.mesh[SHARD]
@@ -218,21 +218,6 @@ def _recomputed(
         return checkpoint(forward, *args, **options, **settings)
 
     return call
-
-
-def _compiled(
-    forward: Callable[..., Any], mode: Literal["static", "dynamic"]
-) -> Callable[..., Any]:
-    # All blocks share their code, and each of the paper's 27 buckets is a graph of its own.
-    limits: Any = importlib.import_module("torch._dynamo.config")
-    limits.recompile_limit = max(limits.recompile_limit, 128)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 1024)
-    return torch.compile(forward, fullgraph=True, dynamic=mode == "dynamic")
-
-
-def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Under the hooks: FSDP's gathering and freeing stay outside of what is compiled."""
-    object.__setattr__(module, "forward", forward)
 
 
 def _modules(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:

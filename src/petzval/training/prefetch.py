@@ -15,6 +15,7 @@ from typing import Any, Generic, cast
 import torch
 from torch import Tensor
 
+from petzval.kernels import backends
 from petzval.training.objective import BatchT
 
 
@@ -48,7 +49,7 @@ class Prefetcher(Generic[BatchT]):
         self._makers: Iterator[Callable[[], BatchT]] = iter(makers)
         self._prepare = prepare
         ahead = device.type == "cuda" and prepare is not None
-        self._stream = torch.cuda.Stream(device) if ahead else None
+        self._stream = backends.side_stream(device) if ahead else None
         self._next: _Ahead[BatchT] | None = None
 
     def __iter__(self) -> Iterator[BatchT]:
@@ -62,11 +63,12 @@ class Prefetcher(Generic[BatchT]):
         if current.error is not None:
             raise current.error
         if current.ready is not None:
-            torch.cuda.current_stream().wait_event(current.ready)
+            stream = backends.current_stream()
+            stream.wait_event(current.ready)
             for tensor in tensors_in(current.batch):
                 # The side stream's allocator must not reuse it while the main stream reads it.
                 if tensor.is_cuda:
-                    tensor.record_stream(torch.cuda.current_stream())
+                    tensor.record_stream(stream)
         if self._stream is not None:
             self._next = self._produce()
         return cast("BatchT", current.batch)
@@ -80,10 +82,9 @@ class Prefetcher(Generic[BatchT]):
             if self._stream is None or self._prepare is None:
                 batch = maker()
                 return _Ahead(batch=batch if self._prepare is None else self._prepare(batch))
-            with torch.cuda.stream(self._stream):
+            with backends.on_stream(self._stream):
                 batch = self._prepare(maker())
-                ready = torch.cuda.Event()
-                ready.record(self._stream)
+                ready = backends.record_event(self._stream)
             return _Ahead(batch=batch, ready=ready)
         except Exception as error:
             return _Ahead(error=error)

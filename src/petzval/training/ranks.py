@@ -124,7 +124,7 @@ def join_ranks(
     if device.type == "cuda":
         backend = "cpu:gloo,cuda:nccl"
         device = torch.device("cuda", _number("LOCAL_RANK", 0))
-        torch.cuda.set_device(device)
+        torch.accelerator.set_device_index(device)
     try:
         dist.init_process_group(backend, timeout=timeout)
     except ValueError as error:

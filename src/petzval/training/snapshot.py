@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from petzval.errors import TrainingError
+from petzval.kernels import backends
 from petzval.training.objective import Resumable
 from petzval.training.state import RunState, SpikeGuard, Trained
 
@@ -139,8 +140,9 @@ def parameter_of(optimizers: Sequence[torch.optim.Optimizer], key: str) -> Tenso
 def random_states(rank: int) -> dict[str, Tensor]:
     """States of torch's global generators on this rank, by `<rank>.<device>`."""
     states = {f"{rank}.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states[f"{rank}.cuda"] = torch.cuda.get_rng_state()
+    state = backends.accelerator_random_state()
+    if state is not None:
+        states[f"{rank}.cuda"] = state
     return states
 
 
@@ -148,8 +150,8 @@ def restore_random_states(stored: Mapping[str, Tensor], rank: int) -> None:
     """Put the generators back. A rank that did not exist then keeps what it has."""
     if f"{rank}.cpu" in stored:
         torch.set_rng_state(stored[f"{rank}.cpu"].cpu())
-    if f"{rank}.cuda" in stored and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(stored[f"{rank}.cuda"].cpu())
+    if f"{rank}.cuda" in stored:
+        backends.set_accelerator_random_state(stored[f"{rank}.cuda"])
 
 
 def check_names(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from petzval.errors import ConfigError
+from petzval.kernels import backends
 from petzval.models.flops import peak_bf16_flops
 from petzval.training.ranks import Ranks
 from petzval.training.state import RunState
@@ -19,7 +20,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     try:
-        return peak_bf16_flops(torch.cuda.get_device_name(device))
+        return peak_bf16_flops(backends.product_name(device))
     except ConfigError:
         return None
 

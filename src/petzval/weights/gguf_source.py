@@ -141,12 +141,14 @@ class GgufSource:
         return values.reshape(self._shape(tensor))
 
     def _bytes(self, tensor: GgufTensor) -> Tensor:
-        if self._mapped is None:
+        mapped = self._mapped  # another thread may close the file meanwhile
+        if mapped is None:
             try:
-                self._mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
+                mapped = np.memmap(self._file, dtype=np.uint8, mode="c")
             except (OSError, ValueError) as error:
                 raise CheckpointError(f"{self._file}: cannot be read ({error})") from error
-        piece = self._mapped[tensor.start : tensor.stop]
+            self._mapped = mapped
+        piece = mapped[tensor.start : tensor.stop]
         if len(piece) != tensor.num_bytes:
             raise CheckpointError(f"{self._file}: was cut short at key {tensor.key!r}")
         return torch.from_numpy(np.asarray(piece))

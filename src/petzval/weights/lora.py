@@ -45,6 +45,11 @@ class LowRank:
         """Columns of `up`, rows of `down`."""
         return self.down.shape[0]
 
+    @property
+    def num_elements(self) -> int:
+        """Numbers in both halves."""
+        return self.down.numel() + self.up.numel()
+
     def product(self, device: torch.device | str) -> Float[Tensor, "outputs inputs"]:
         """The change of the layer's weight, in float32."""
         return self.scale * (self.up.to(device).float() @ self.down.to(device).float())
@@ -65,6 +70,11 @@ class Kronecker:
     left: Float[Tensor, "a b"]
     right: Float[Tensor, "c d"]
     scale: float = 1.0
+
+    @property
+    def num_elements(self) -> int:
+        """Numbers in both factors."""
+        return self.left.numel() + self.right.numel()
 
     def product(self, device: torch.device | str) -> Float[Tensor, "ac bd"]:
         """The change of the layer's weight, in float32."""
@@ -93,6 +103,11 @@ class LayerChange:
 
     shape: _Shape
     pieces: tuple[tuple[int, LowRank | Kronecker], ...]
+
+    @property
+    def num_elements(self) -> int:
+        """Numbers in all pieces."""
+        return sum(piece.num_elements for _, piece in self.pieces)
 
     def product(self, device: torch.device | str = "cpu") -> Float[Tensor, "outputs inputs"]:
         """The change of the layer's weight, in float32; rows that no piece covers are zero."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from petzval.weights.lora import LayerChange, Lora
@@ -17,36 +18,46 @@ from petzval.weights.lora import LayerChange, Lora
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
 
 
+def num_elements(loras: Sequence[Lora]) -> int:
+    """Numbers that LoRAs keep beside the weights."""
+    return sum(change.num_elements for lora in loras for change in lora.changes.values())
+
+
 class LiveLoras:
     """What LoRAs add to the outputs of a denoiser's layers, each times its strength.
 
     Args:
-        denoiser: its layers are watched until `detach`; its weights are left alone.
-        loras: read for this architecture.
+        loras: read for the denoiser's architecture.
         strengths: one for each.
     """
 
-    def __init__(
-        self, denoiser: nn.Module, loras: Sequence[Lora], strengths: Sequence[int | float]
-    ) -> None:
+    def __init__(self, loras: Sequence[Lora], strengths: Sequence[int | float]) -> None:
         self.strengths: tuple[int | float, ...] = ()
-        self._num = len(loras)
+        self._loras = tuple(loras)
         self.set(strengths)
         self._handles: list[Any] = []
-        for layer in sorted({layer for lora in loras for layer in lora.changes}):
-            owner = denoiser.get_submodule(layer)
-            weight: Tensor = owner.get_parameter("weight")
+
+    def attach(self, denoiser: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """Watch a denoiser's layers, and those of no other any more; its weights are left alone.
+
+        Args:
+            denoiser: with its numbers or without.
+            device, dtype: of what its layers are given.
+        """
+        self.detach()
+        for layer in sorted({layer for lora in self._loras for layer in lora.changes}):
             changes = [
-                (index, lora.changes[layer].to(weight.device, weight.dtype))
-                for index, lora in enumerate(loras)
+                (index, lora.changes[layer].to(device, dtype))
+                for index, lora in enumerate(self._loras)
                 if layer in lora.changes
             ]
-            self._handles.append(owner.register_forward_hook(self._hook(changes)))
+            hook = self._hook(changes)
+            self._handles.append(denoiser.get_submodule(layer).register_forward_hook(hook))
 
     def set(self, strengths: Sequence[int | float]) -> None:
         """Change how strong each LoRA is; 0 leaves a layer's output as it is, to the bit."""
-        if len(strengths) != self._num:
-            raise ValueError(f"{len(strengths)} strengths for {self._num} LoRAs")
+        if len(strengths) != len(self._loras):
+            raise ValueError(f"{len(strengths)} strengths for {len(self._loras)} LoRAs")
         self.strengths = tuple(strengths)
 
     def detach(self) -> None:

@@ -23,6 +23,7 @@ from petzval.inference.goldens.case import (
     unchecked,
 )
 from petzval.inference.goldens.folder import GoldenFile, GoldenFolder, Subject, nothing_unread
+from petzval.models.attention import JointAttention
 from petzval.models.layers import adaptive_layer_norm, timestep_sinusoid
 from petzval.models.mmdit import MMDiT, MMDiTBlock
 
@@ -118,6 +119,11 @@ def record_states(denoiser: MMDiT, calls: GoldenFile, case: str) -> dict[str, Te
             attended = states[f"{place}attn.{stream}_out"]
             middle = entering + vectors.chunk(6, dim=-1)[2][:, None] * attended
             states[f"{place}{stream}_norm2"] = getattr(block, f"{stream}_norm2")(middle)
+        attention = block.get_submodule("attn")
+        assert isinstance(attention, JointAttention)
+        fused = (states[f"b{index}.attn.{stream}_qkv"] for stream in ("img", "txt"))
+        for name, heads in attention.normed_heads(*fused).items():
+            states[f"b{index}.attn.{name}"] = heads
     return states
 
 
@@ -129,7 +135,7 @@ def _recorded_modules(denoiser: MMDiT) -> Iterator[tuple[str, nn.Module]]:
         yield f"b{index}.attn", block.get_submodule("attn")
         for name in ("img_mlp", "txt_mlp"):
             yield f"b{index}.{name}", block.get_submodule(name)
-        for name in ("img_qkv", "txt_qkv", "norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+        for name in ("img_qkv", "txt_qkv"):
             yield f"b{index}.attn.{name}", block.get_submodule(f"attn.{name}")
 
 

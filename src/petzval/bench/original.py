@@ -45,18 +45,18 @@ def denoise(
     """Noise → tokens, two padded branches a step, blank negative prompt.
 
     Args:
-        features: per selected layer [1, T, width], the conditional prompt's.
+        features: per selected layer [pictures, T, width], the conditional prompts'.
         arithmetic: context that every network call runs in, such as `kernels.dispatch.reference`.
     """
-    num_text_tokens = features[0].shape[1]
+    pictures, num_text_tokens = features[0].shape[:2]
     both = [torch.cat((f, torch.zeros_like(f))) for f in features]
-    mask = torch.zeros(2, num_text_tokens, dtype=torch.bool)
-    mask[0] = True
+    mask = torch.zeros(2 * pictures, num_text_tokens, dtype=torch.bool, device=noise.device)
+    mask[:pictures] = True
     skipped, model.skip_dead_text = model.skip_dead_text, False
     x = noise
     for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
         with arithmetic():
-            level = sigma.expand(2)
+            level = sigma.to(noise.device).expand(2 * pictures)
             velocity = model.velocity(torch.cat((x, x)), both, level, grid, mask)
         conditional, unconditional = velocity.chunk(2)
         guided = guide(conditional, unconditional, guidance)
@@ -67,5 +67,5 @@ def denoise(
 
 def encode(encoder: GptOssEncoder, ids: Tensor, prefix_length: int) -> Tensor:
     """All tokens, the template's prefix among them, with a mask; then the prefix is cut off."""
-    states = encoder(ids, torch.ones(ids.shape, dtype=torch.bool))
+    states = encoder(ids, torch.ones(ids.shape, dtype=torch.bool, device=ids.device))
     return torch.stack(states)[:, :, prefix_length:]

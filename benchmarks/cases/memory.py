@@ -1,0 +1,82 @@
+"""Plans of memory: what each strategy costs in time, and predicted against measured peaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import Case, Prepared
+from benchmarks.memory_run import STRATEGIES
+from benchmarks.random_checkpoint import write_random_checkpoint
+from petzval.models.sizes import LENS_GPT_OSS, LENS_MMDIT, LENS_VAE
+
+SIZE, STEPS = "384x384", 2
+LIMIT = 0.10
+"""Predicted and measured peak differ by no more than this share."""
+
+DENOISER = dataclasses.replace(
+    LENS_MMDIT, num_layers=4, enc_hidden_dim=640, selected_layer_index=(0, 1)
+)
+ENCODER = dataclasses.replace(
+    LENS_GPT_OSS,
+    hidden_size=640,
+    intermediate_size=640,
+    num_hidden_layers=4,
+    layer_types=(),
+    num_attention_heads=16,
+    num_key_value_heads=4,
+    num_local_experts=16,
+    vocab_size=8192,
+)
+VAE = dataclasses.replace(LENS_VAE, block_out_channels=(64, 128, 256, 256))
+
+
+def measured(folder: Path, *words: str) -> dict[str, Any]:
+    """The report of one run in a process of its own, on one thread."""
+    command = [sys.executable, "-m", "benchmarks.memory_run", str(folder), *words, "--threads", "1"]
+    place = Path(__file__).resolve().parents[2]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, cwd=place)
+    report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return report
+
+
+def difference(report: dict[str, Any]) -> float:
+    """Share by which the prediction is off."""
+    return abs(report["predicted"] / report["measured"] - 1)
+
+
+def _prepare() -> Prepared:
+    folder = Path(tempfile.mkdtemp(prefix="petzval-benchmark-")) / "random"
+    write_random_checkpoint(folder, DENOISER, ENCODER, VAE)
+    options = ("--size", SIZE, "--steps", str(STEPS))
+    facts: dict[str, float | str] = {}
+    for name in STRATEGIES:
+        report = measured(folder, "--strategy", name, *options)
+        assert difference(report) <= LIMIT, (name, report)
+        predicted, found = (report[key] / 1e6 for key in ("predicted", "measured"))
+        facts[name] = f"predicted {predicted:.0f} MB, measured {found:.0f} MB"
+
+    def run(name: str) -> None:
+        measured(folder, "--strategy", name, *options)
+
+    return Prepared(
+        ways={name: (lambda name=name: run(name)) for name in STRATEGIES},
+        dtype="float32",
+        facts=facts,
+    )
+
+
+CASES = (
+    Case(
+        name="memory-plans",
+        title=f"one picture of {SIZE} under each strategy, four blocks of the published width",
+        why="a plan is worth following if its peak is what happens, within a tenth",
+        prepare=_prepare,
+        rounds=1,
+    ),
+)

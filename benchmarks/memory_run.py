@@ -1,0 +1,116 @@
+"""One picture under one placement in a process of its own: predicted and measured peak.
+
+`python -m benchmarks.memory_run FOLDER` prints one JSON object. The first picture is small: it
+brings in what python, torch and its libraries need at any size, and is the baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from petzval.inference.pipeline import Pipeline
+    from petzval.inference.request import GenerationRequest
+
+STRATEGIES = {
+    "all resident": ("resident", "resident", False, 0),
+    "staged": ("staged", "staged", False, 0),
+    "staged, folded, strips": ("staged", "staged", True, 64),
+    "streamed, folded, strips": ("streamed", "streamed", True, 64),
+}
+"""Name → residence of encoder and denoiser, folding, rows of a strip."""
+
+
+def main() -> None:
+    """Draw and report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_run", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--strategy", choices=sorted(STRATEGIES))
+    parser.add_argument("--memory", help="plan for this much in place of a strategy")
+    parser.add_argument("--size", default="256x256")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=0)
+    print(json.dumps(run(parser.parse_args())))
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The picture; see `main`."""
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    from petzval.inference.pipeline import Pipeline
+    from petzval.inference.request import GenerationRequest
+    from petzval.kernels import backends
+
+    request = GenerationRequest(
+        prompt="a red apple on a white background",
+        size=options.size,
+        steps=options.steps,
+        guidance=1.0,
+    )
+    Pipeline.load("mini", device="cpu", dtype=options.dtype).generate(
+        "an apple", size="64x64", steps=1, guidance=1.0
+    )
+    start = time.perf_counter()
+    if options.memory:
+        pipeline = Pipeline.load(
+            options.folder,
+            device="cpu",
+            dtype=options.dtype,
+            memory=options.memory,
+            request=request,
+        )
+    else:
+        pipeline = _follow(options, request)
+    placement = pipeline.placement
+    assert placement is not None
+    loaded = time.perf_counter()
+    [image] = pipeline.generate(request)
+    finished = time.perf_counter()
+    return {
+        "plan": str(placement),
+        "predicted": placement.peak_bytes,
+        "baseline": placement.baseline_bytes,
+        "measured": backends.peak_resident_bytes(),
+        "predicted_seconds": placement.seconds,
+        "seconds": finished - start,
+        "load": loaded - start,
+        "stages": image.seconds,
+        "spread": float(image.pixels.std()),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline:
+    """A placement by its strategies, in place of one by its budget."""
+    from petzval.inference.pipeline import Pipeline
+    from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
+    from petzval.inference.planner import Planner
+
+    encoder, denoiser, folded, rows = STRATEGIES[options.strategy]
+    last = "resident" if encoder == "resident" else "staged"
+
+    def wanted(self: Planner, budget: object) -> Placement:
+        del budget
+        for each in self.placements:
+            first, second, third = (each.of(n).strategy for n in (ENCODER, DENOISER, AUTOENCODER))
+            form = (first.residence, second.residence, second.folded, third.strip_rows)
+            if form == (encoder, denoiser, folded, rows) and third.residence == last:
+                return each
+        raise AssertionError(options.strategy)
+
+    with patch.object(Planner, "choose", wanted):
+        return Pipeline.load(
+            options.folder, device="cpu", dtype=options.dtype, memory="1GB", request=request
+        )
+
+
+if __name__ == "__main__":
+    main()

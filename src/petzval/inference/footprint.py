@@ -1,0 +1,419 @@
+"""What each network needs under a strategy, from headers, configs and a dry run: no weight is read.
+
+Bytes of weights are counted on the networks as `residency` builds them, working memory by running
+their very code on the meta device (`models.dry_run`), seconds by dividing through `Speeds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from petzval.conditioning.template import PREFIX_LENGTH, SUFFIX_LENGTH
+from petzval.inference.placement import (
+    AUTOENCODER,
+    DENOISER,
+    ENCODER,
+    NetworkPlacement,
+    Strategy,
+)
+from petzval.inference.residency import (
+    build_autoencoder,
+    build_denoiser,
+    build_encoder,
+    denoiser_blocks,
+    encoder_layers,
+    modulation_layers,
+    parameter_dtype,
+)
+from petzval.inference.speeds import Speeds
+from petzval.kernels import backends
+from petzval.models.dry_run import Footprint, dry_run
+from petzval.models.experts import (
+    Experts,
+    MixtureOfExperts,
+    Nvfp4Experts,
+    PackedExperts,
+    gated_activation,
+)
+from petzval.models.flops import forward_flops
+from petzval.models.gpt_oss import DecoderLayer, GptOssEncoder
+from petzval.models.mmdit import MMDiT, StepModulation
+from petzval.models.rope import mmdit_rope
+from petzval.models.strips import decode_in_strips
+from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.residence import EmbeddingRows
+from petzval.weights.source import Source, TensorDescription, packing_of
+from petzval.weights.tensors import REMAP_BYTES, TensorSource
+
+DEFAULT_TEXT_TOKENS = 128 + SUFFIX_LENGTH
+"""Of a prompt that is not known yet."""
+
+N = TypeVar("N", bound=nn.Module)
+
+META = torch.device("meta")
+
+_DRY_LAYERS = 2
+"""Of the text encoder: one like the other."""
+
+_PAGES_OF_A_ROW = 1 << 16
+"""What the system maps around a row of a table that is looked up in the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a picture asks of the networks.
+
+    Attributes:
+        grid: (height, width) in tokens.
+        calls: of the denoiser in a branch.
+        branches: 1 at guidance 1, else 2.
+        text_tokens: of the longer prompt, suffix included.
+    """
+
+    grid: tuple[int, int]
+    calls: int
+    branches: int
+    text_tokens: int = DEFAULT_TEXT_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Weights:
+    """Bytes of a network's numbers.
+
+    Attributes:
+        base: there all the time.
+        layer: of the largest layer that comes and goes.
+        moved: read from the files each time all of it is brought.
+        converted: whether they are copied on the way, or are the mapped file itself.
+        unpacked: values that are decoded from another program's blocks whenever they are read.
+        unpacking: the most that one tensor takes meanwhile.
+    """
+
+    base: int
+    layer: int
+    moved: int
+    converted: bool
+    unpacked: int
+    unpacking: int
+
+
+class Footprints:
+    """The needs of one checkpoint's networks for one kind of picture.
+
+    Args:
+        checkpoint: open; only headers and configs are looked at.
+        dtype: of the networks.
+        work: what a picture asks.
+        speeds: of the machine.
+        beside: numbers that LoRAs keep beside the denoiser's weights.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        work: Work,
+        speeds: Speeds,
+        *,
+        beside: int = 0,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+        self._number = parameter_dtype(dtype)
+        self._work = work
+        self._speeds = speeds
+        self._beside = beside
+        self._runs: dict[object, Footprint] = {}
+
+    def of(self, network: str, strategy: Strategy) -> NetworkPlacement:
+        """What a network needs under a strategy."""
+        return {ENCODER: self._encoder, DENOISER: self._denoiser, AUTOENCODER: self._autoencoder}[
+            network
+        ](strategy)
+
+    # ── text encoder ─────────────────────────────────────────────────────────────────────────────
+
+    def _encoder(self, strategy: Strategy) -> NetworkPlacement:
+        source = self._checkpoint.encoder_source
+        encoder = self._encoder_network
+        layers = [layer for _, layer in encoder_layers(encoder)]
+        streamed = strategy.residence == "streamed"
+        # Streamed layers are read once: prefix and prompt in one pass.
+        tokens = self._work.text_tokens + (PREFIX_LENGTH if streamed else 0)
+        weights = self._weights(encoder, source, strategy, layers if streamed else ())
+        run = self._once(
+            ("encoder", tokens, strategy.device),
+            lambda: _dry_encoder(encoder, tokens, self._number),
+            strategy,
+        )
+        if not streamed:
+            run = run.then(
+                self._once(
+                    ("encoder", PREFIX_LENGTH, strategy.device),
+                    lambda: _dry_encoder(encoder, PREFIX_LENGTH, self._number),
+                    strategy,
+                )
+            )
+        decoded = _packed_values(encoder) * self._work.branches
+        decoded *= 1 if streamed else 2
+        on_cpu = strategy.device == "cpu"
+        speed = self._speeds.cpu_flops if on_cpu else self._speeds.flops
+        rate = self._speeds.cpu_decoded if on_cpu else self._speeds.decoded
+        scale = len(layers) / _DRY_LAYERS * self._work.branches
+        compute = run.flops * scale / speed + decoded / rate
+        width = self._checkpoint.encoder_config.hidden_size
+        features = len(encoder.selected_layers) * width * self._number.itemsize
+        kept = features * self._work.text_tokens * self._work.branches
+        return self._placed(ENCODER, strategy, source, weights, run, kept, compute, passes=1)
+
+    @cached_property
+    def _encoder_network(self) -> GptOssEncoder:
+        strategy = Strategy(residence="resident", device="cpu")
+        encoder = build_encoder(self._checkpoint, strategy, self._dtype)
+        return _as_used(encoder, self._number)
+
+    # ── denoiser ─────────────────────────────────────────────────────────────────────────────────
+
+    def _denoiser(self, strategy: Strategy) -> NetworkPlacement:
+        source, work = self._checkpoint.denoiser_source, self._work
+        denoiser = _as_used(build_denoiser(self._checkpoint, strategy, self._dtype), self._number)
+        folded = [layer for _, layer in modulation_layers(denoiser)] if strategy.folded else []
+        streamed = strategy.residence == "streamed"
+        blocks = [block for _, block in denoiser_blocks(denoiser)] if streamed else []
+        weights = self._weights(denoiser, source, strategy, blocks, without=folded)
+        run = self._once(
+            ("denoiser", strategy.storage, strategy.device),
+            lambda: _dry_denoiser(denoiser, work, self._number),
+            strategy,
+        )
+        config = self._checkpoint.denoiser_config
+        flops = forward_flops(config, [work.grid[0] * work.grid[1]], [work.text_tokens])
+        compute = flops * work.calls * work.branches / self._speeds.flops
+        values = (12 * config.num_layers + 2) * config.hidden_size
+        kept = (work.calls * values + self._beside) * self._number.itemsize
+        sizes = [_bytes_of(layer) for layer in folded]
+        run = run.then(Footprint(peak_bytes=max(sizes, default=0), flops=0))
+        passes = work.calls * work.branches if streamed else 1
+        return self._placed(
+            DENOISER, strategy, source, weights, run, kept, compute, passes=passes, once=sum(sizes)
+        )
+
+    # ── autoencoder ──────────────────────────────────────────────────────────────────────────────
+
+    def _autoencoder(self, strategy: Strategy) -> NetworkPlacement:
+        source = self._checkpoint.vae_source
+        module = _as_used(build_autoencoder(self._checkpoint), self._number)
+        weights = self._weights(module, source, strategy, ())
+        height, width = self._work.grid
+        shape = (1, self._checkpoint.vae_config.latent_channels, 2 * height, 2 * width)
+
+        def decode() -> Tensor:
+            latents = torch.empty(shape, dtype=self._number, device=META)
+            if strategy.strip_rows:
+                return decode_in_strips(module, latents, rows=strategy.strip_rows)
+            return module.decode(latents)
+
+        run = self._once(("autoencoder", strategy.strip_rows, strategy.device), decode, strategy)
+        compute = run.flops / self._speeds.flops
+        return self._placed(AUTOENCODER, strategy, source, weights, run, 0, compute, passes=1)
+
+    # ── all three ────────────────────────────────────────────────────────────────────────────────
+
+    def _once(self, key: object, work: Callable[[], object], strategy: Strategy) -> Footprint:
+        if key not in self._runs:
+            on_cpu = strategy.device == "cpu"
+            self._runs[key] = dry_run(work, scratch=on_cpu)
+        return self._runs[key]
+
+    def _weights(
+        self,
+        network: nn.Module,
+        source: Source,
+        strategy: Strategy,
+        layers: Collection[nn.Module],
+        without: Collection[nn.Module] = (),
+    ) -> _Weights:
+        away = _ids(without)
+        streamed = [{id(each) for each in layer.modules()} - away for layer in layers]
+        named = [(name, each) for name, each in network.named_modules() if id(each) not in away]
+        everywhere = set[int]().union(*streamed)
+        sizes = {id(each): _own_bytes(each, self._work) for _, each in named}
+        again = everywhere or {id(each) for _, each in named}
+        paths = {name for name, each in named if id(each) in again}
+        paths -= {name for name, each in named if isinstance(each, EmbeddingRows)}
+        floats = {info.dtype for info in source.infos.values() if info.dtype not in ("U8", "I64")}
+        converted = strategy.device != "cpu" or floats != {_NAMES.get(self._number)}
+        converted |= not isinstance(source, TensorSource)
+        read = [info for key, info in source.infos.items() if key.rpartition(".")[0] in paths]
+        packed = [info for info in read if packing_of(info)]
+        return _Weights(
+            base=sum(size for each, size in sizes.items() if each not in everywhere),
+            layer=max((sum(sizes[each] for each in layer) for layer in streamed), default=0),
+            moved=sum(info.num_bytes for info in read),
+            converted=converted or strategy.storage != "exact",
+            unpacked=sum(info.num_elements for info in packed if info.dtype != "U8"),
+            unpacking=max((_unpacking_bytes(info) for info in packed), default=0),
+        )
+
+    def _placed(
+        self,
+        network: str,
+        strategy: Strategy,
+        source: Source,
+        weights: _Weights,
+        run: Footprint,
+        kept: int,
+        compute: float,
+        *,
+        passes: int,
+        once: int = 0,
+    ) -> NetworkPlacement:
+        """Put together: peaks of loading and of computing, seconds of both."""
+        device = torch.device(strategy.device)
+        on_cpu = device.type == "cpu"
+        streamed = strategy.residence == "streamed"
+        early = not on_cpu and "streams" not in backends.lacks(device)
+        layers = weights.layer * (2 if early else 1)
+        # While weights are converted, the stored ones are mapped beside them.
+        mapped = min(REMAP_BYTES, weights.layer if streamed else weights.moved)
+        loading = mapped + weights.unpacking if weights.converted and on_cpu else 0
+        speeds = self._speeds
+        sent = 0.0 if on_cpu else 1 / speeds.sent
+        each = weights.moved * (1 / speeds.read + sent) + weights.unpacked / speeds.cpu_decoded
+        first_fold = once / speeds.read
+        if streamed:
+            seconds = max(compute, passes * each) + first_fold
+            moved, further = weights.moved * passes, seconds - first_fold
+        else:
+            seconds = each + first_fold + compute
+            moved = 0 if strategy.residence == "resident" else weights.moved
+            further = compute + (0.0 if strategy.residence == "resident" else each)
+        if network == ENCODER:
+            moved, further = 0, 0.0  # the features of a request's prompts are kept
+        return NetworkPlacement(
+            network=network,
+            strategy=strategy,
+            stored=_stored(source),
+            weight_bytes=weights.base + layers,
+            working_bytes=max(run.peak_bytes, loading),
+            kept_bytes=kept,
+            host_bytes=0
+            if on_cpu
+            else min(REMAP_BYTES, weights.moved) + 2 * weights.layer + weights.unpacking,
+            moved_bytes=moved,
+            seconds=seconds,
+            further_seconds=further,
+        )
+
+
+_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+
+def _as_used(network: N, dtype: torch.dtype) -> N:
+    """Parameters in the type that `weights.residence.fill` gives them."""
+    for owner in network.modules():
+        if hasattr(owner, "prepared"):
+            continue
+        for key, weight in list(owner.named_parameters(recurse=False)):
+            owner.register_parameter(key, nn.Parameter(weight.to(dtype), requires_grad=False))
+    return network
+
+
+def _ids(layers: Collection[nn.Module]) -> set[int]:
+    return {id(each) for layer in layers for each in layer.modules()}
+
+
+def _own_bytes(owner: nn.Module, work: Work) -> int:
+    """Bytes of a module's own tensors; of a table in the file the rows that are looked up."""
+    tensors = [*owner.parameters(recurse=False), *owner.buffers(recurse=False)]
+    total = sum(tensor.nbytes for tensor in tensors)
+    if isinstance(owner, EmbeddingRows):
+        return min(total, (PREFIX_LENGTH + work.text_tokens) * _PAGES_OF_A_ROW)
+    return total
+
+
+def _unpacking_bytes(info: TensorDescription) -> int:
+    """A tensor of another program's blocks on its way: as float32, or as bytes, and rearranged."""
+    return 2 * info.num_elements * (1 if info.dtype == "U8" else 4)
+
+
+def _bytes_of(layer: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in layer.parameters())
+
+
+def _stored(source: Source) -> tuple[tuple[str, int], ...]:
+    sizes: dict[str, int] = {}
+    for info in source.infos.values():
+        name = packing_of(info) or info.dtype
+        sizes[name] = sizes.get(name, 0) + info.num_bytes
+    return tuple(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _dry_encoder(encoder: GptOssEncoder, tokens: int, dtype: torch.dtype) -> Tensor:
+    """Two layers in which each token goes to the first experts: as much work, no routing."""
+    x = torch.empty(1, tokens, encoder.config.hidden_size, dtype=dtype, device=META)
+    angles = torch.empty(tokens, encoder.config.head_dim // 2, device=META)
+    allowed = torch.ones(1, tokens, tokens, dtype=torch.bool, device=META)
+    states = [torch.empty_like(x) for _ in encoder.selected_layers]
+    for layer in encoder.model.layers[:_DRY_LAYERS]:
+        assert isinstance(layer, DecoderLayer)
+        attended = layer.self_attn(layer.input_layernorm(x), (angles, angles), allowed, None)[0]
+        x = x + attended
+        x = x + _dry_experts(layer.mlp, layer.post_attention_layernorm(x))
+    return torch.stack([x, *states])
+
+
+def _dry_experts(mixture: MixtureOfExperts, x: Tensor) -> Tensor:
+    flat = x.flatten(0, 1)
+    mixture.router.choose(mixture.router.logits(flat))
+    experts = mixture.experts
+    assert isinstance(experts, Experts)
+    out = torch.zeros_like(flat)
+    for expert in range(mixture.router.num_chosen):
+        gate_up, gate_up_bias, down, down_bias = experts.matrices(expert)
+        hidden = gated_activation(flat @ gate_up + gate_up_bias, experts.limit)
+        out = out + (hidden @ down + down_bias)
+    return out.unflatten(0, x.shape[:2])
+
+
+def _packed_values(encoder: GptOssEncoder) -> int:
+    """Values that are decoded from 4-bit experts in one pass, two a byte."""
+    return sum(
+        2 * codes.numel()
+        for experts in encoder.modules()
+        if isinstance(experts, PackedExperts | Nvfp4Experts)
+        for name, codes in experts.named_buffers(recurse=False)
+        if name.endswith(("_blocks", "_codes"))
+    )
+
+
+def _dry_denoiser(denoiser: MMDiT, work: Work, dtype: torch.dtype) -> Tensor:
+    """Two of the blocks, the last of which has no text to give."""
+    config = denoiser.config
+    height, width = work.grid
+    text_tokens = work.text_tokens
+    tokens = torch.empty(1, height * width, config.in_channels, device=META)
+    other = torch.empty_like(tokens) if work.branches == 2 else None
+    text = torch.empty(1, text_tokens, config.hidden_size, dtype=dtype, device=META)
+    rope = mmdit_rope((1, 1), 0, config.axes_dims_rope).to(META)
+    angles = torch.empty(height * width + text_tokens, rope.cos.shape[1], device=META)
+    rope = replace(rope, cos=angles, sin=angles, num_image_tokens=height * width)
+    row = torch.empty(1, 6 * config.hidden_size, dtype=dtype, device=META)
+    modulation = StepModulation(
+        image=(row,) * config.num_layers,
+        text=(row,) * config.num_layers,
+        final=row[:, : 2 * config.hidden_size],
+    )
+    every = denoiser.transformer_blocks
+    denoiser.transformer_blocks = every[:2]
+    try:
+        velocity = denoiser(tokens, text, modulation, rope)
+    finally:
+        denoiser.transformer_blocks = every
+    return velocity if other is None else other

@@ -1,0 +1,207 @@
+"""Where the three networks are while a picture is made, decided before a weight is loaded.
+
+A `Placement` is a value: a strategy for each network, and what it will need. `planner` finds the
+fastest one that fits; `residency` follows it. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from petzval.errors import RequestError
+
+ENCODER, DENOISER, AUTOENCODER = "text encoder", "denoiser", "autoencoder"
+NETWORKS = (ENCODER, DENOISER, AUTOENCODER)
+"""In the order in which a picture needs them."""
+
+Residence: TypeAlias = Literal["resident", "staged", "streamed"]
+"""resident: loaded once, and stays. staged: there for its part of the work, then freed. streamed:
+its layers are read one by one as they run."""
+
+Storage: TypeAlias = Literal["exact", "float8", "int8", "int4"]
+"""How the denoiser's blocks are kept; all but exact change the picture a little."""
+
+STORAGES: tuple[Storage, ...] = ("exact", "float8", "int8", "int4")
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGT")},
+    **{f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate("KMGT")},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strategy:
+    """How one network is held.
+
+    Attributes:
+        residence: see `Residence`.
+        device: where it computes, by torch's name.
+        folded: denoiser: modulation evaluated once for the schedule, its weights never kept.
+        storage: denoiser: of the blocks' matrices.
+        strip_rows: autoencoder: rows of a strip; 0 decodes the picture at once.
+    """
+
+    residence: Residence
+    device: str
+    folded: bool = False
+    storage: Storage = "exact"
+    strip_rows: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the picture is the resident one, bit for bit or to rounding."""
+        return self.storage == "exact"
+
+    def __str__(self) -> str:
+        words: list[str] = [self.residence]
+        words += ["folded"] if self.folded else []
+        words += [self.storage] if self.storage != "exact" else []
+        words += [f"strips of {self.strip_rows} rows"] if self.strip_rows else []
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkPlacement:
+    """One network's strategy and what it needs; bytes and seconds.
+
+    Attributes:
+        stored: (safetensors' name of a type, or of a packed format, bytes) as the files have them.
+        weight_bytes: on its device while it is there, streamed layers included.
+        working_bytes: the most its computation holds beside them.
+        kept_bytes: what outlives it until the picture is done: features, modulations.
+        host_bytes: in RAM on the way to another device: mapped pages, pinned layers.
+        moved_bytes: read from the files for a further picture of the same request.
+        seconds: for one picture, its weights read.
+        further_seconds: for one more picture of the same request.
+    """
+
+    network: str
+    strategy: Strategy
+    stored: tuple[tuple[str, int], ...]
+    weight_bytes: int
+    working_bytes: int
+    kept_bytes: int
+    host_bytes: int
+    moved_bytes: int
+    seconds: float
+    further_seconds: float
+
+    @property
+    def peak_bytes(self) -> int:
+        """On its device, everybody else away."""
+        return self.weight_bytes + self.working_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """A plan of memory for pictures of one size.
+
+    Attributes:
+        device, dtype: of the denoiser, by torch's names.
+        height, width, steps, text_tokens: what was reckoned with.
+        networks: in the order of `NETWORKS`.
+        baseline_bytes: RAM of the process before a network is there.
+    """
+
+    device: str
+    dtype: str
+    height: int
+    width: int
+    steps: int
+    text_tokens: int
+    networks: tuple[NetworkPlacement, ...]
+    baseline_bytes: int
+
+    def of(self, network: str) -> NetworkPlacement:
+        """The placement of one network."""
+        return self.networks[NETWORKS.index(network)]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the picture is the resident one, bit for bit or to rounding."""
+        return all(each.strategy.exact for each in self.networks)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the device; on a CPU with the process itself, as the system counts it."""
+        base = self.baseline_bytes if self._on_cpu(self.device) else 0
+        return base + self._peak(self.device)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Peak of this process in RAM."""
+        if self._on_cpu(self.device):
+            return self.peak_bytes
+        on_the_way = max(each.host_bytes for each in self.networks)
+        return self.baseline_bytes + max(self._peak("cpu"), on_the_way)
+
+    @property
+    def seconds(self) -> float:
+        """For the first picture, weights read."""
+        return sum(each.seconds for each in self.networks)
+
+    @property
+    def further_seconds(self) -> float:
+        """For each further picture of the same request."""
+        return sum(each.further_seconds for each in self.networks)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{each.network} {each.strategy}" for each in self.networks)
+
+    @staticmethod
+    def _on_cpu(device: str) -> bool:
+        return device.split(":")[0] == "cpu"
+
+    def _peak(self, device: str) -> int:
+        """The stage that needs most: its own, and what is resident or kept beside it."""
+        peaks = [0]
+        there = [each for each in self.networks if each.strategy.device == device]
+        kept = sum(each.kept_bytes for each in self.networks) if device == self.device else 0
+        for stage in there:
+            others = [each for each in there if each is not stage]
+            beside = sum(
+                each.weight_bytes for each in others if each.strategy.residence == "resident"
+            )
+            peaks.append(stage.peak_bytes + beside + kept)
+        return max(peaks)
+
+
+def choose_storage(name: str) -> Storage:
+    """The storage of that name.
+
+    Raises:
+        RequestError: unknown.
+    """
+    for storage in STORAGES:
+        if name == storage:
+            return storage
+    raise RequestError(
+        f"unknown storage {name[:40]!r} for the denoiser", f"it is one of {', '.join(STORAGES)}"
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """ "8GB" (10^9), "8GiB" (2^30), "500 MB", "12345" → bytes.
+
+    Raises:
+        RequestError: no such amount.
+    """
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([a-zA-Z]{0,3})\s*", text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or float(match[1]) * unit < 1:
+        raise RequestError(
+            f"cannot read {text[:40]!r} as an amount of memory", "write it as 8GB, 8GiB or 500MB"
+        )
+    return int(float(match[1]) * unit)
+
+
+def spell_bytes(count: int) -> str:
+    """Bytes for people, in powers of ten: "8.2 GB"."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.{3 if count < 1000 * size else 6}g} {unit}"
+    return f"{count:.0f} B"

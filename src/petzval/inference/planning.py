@@ -1,0 +1,310 @@
+"""From a request to networks in their places, and what to do when it was too much.
+
+`Planning` is what a checkpoint is loaded with; the pipeline asks it again when memory runs out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from petzval.conditioning.tokenizer import PromptTokenizer
+from petzval.config import to_mapping
+from petzval.inference.device import choose_device, choose_dtype
+from petzval.inference.footprint import Work
+from petzval.inference.loras import LoraChoice
+from petzval.inference.opening import open_checkpoint
+from petzval.inference.placement import Placement, Storage
+from petzval.inference.plan import GenerationPlan
+from petzval.inference.planner import Budget, Planner
+from petzval.inference.recipe import UsedLora
+from petzval.inference.residency import Loras, Networks, Residency, unloaded_encoder
+from petzval.inference.speeds import Speeds, measure_speeds
+from petzval.inference.variants import Defaults, Located
+from petzval.kernels import backends
+from petzval.resolution import PIXELS_PER_TOKEN
+from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.lora import read_lora
+from petzval.weights.lora_live import LiveLoras, num_elements
+from petzval.weights.source import total_bytes
+
+T = TypeVar("T")
+
+SPARE = 0.92
+"""Share of the memory found free that a plan may use where no budget is given."""
+
+_ROOM_FOR_WORK = 1.5
+"""A checkpoint is not planned for where this many times its bytes are free on an accelerator."""
+
+
+class MemoryWarning(UserWarning):
+    """Memory ran out, and a smaller plan is followed from here on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planning:
+    """A checkpoint, the machine, and what may be used of it.
+
+    Attributes:
+        checkpoint: open, not loaded.
+        tokenizer: the checkpoint's; counts the tokens of prompts.
+        device, dtype: of the denoiser.
+        budget: limits; none at all plans for what is free when memory runs out.
+        storage: of the denoiser's blocks.
+        loras: added to the denoiser.
+        live: keep them beside its weights.
+        encodes: False leaves the text encoder without numbers where all networks stay for good:
+            somebody else encodes.
+        speeds: of the machine; measured where they are not given.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: PromptTokenizer
+    device: torch.device
+    dtype: torch.dtype
+    budget: Budget = Budget()
+    storage: Storage = "exact"
+    loras: Loras = ()
+    live: bool = False
+    encodes: bool = True
+    speeds: Speeds | None = None
+
+    @classmethod
+    def open(
+        cls,
+        located: Located,
+        loras: Sequence[LoraChoice],
+        *,
+        device: str,
+        dtype: str,
+        budget: Budget,
+        storage: Storage,
+        live: bool = False,
+        encodes: bool = True,
+        speeds: Speeds | None = None,
+    ) -> Planning:
+        """Open what was located for a device and a type by name; nothing is loaded but LoRAs.
+
+        Raises:
+            RequestError: unknown device or dtype.
+            CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
+        """
+        place = choose_device(device)
+        number = choose_dtype(dtype, place)
+        checkpoint = open_checkpoint(located)
+        config = checkpoint.denoiser_config
+        return cls(
+            checkpoint=checkpoint,
+            tokenizer=PromptTokenizer(checkpoint.tokenizer),
+            device=place,
+            dtype=number,
+            budget=budget,
+            storage=storage,
+            loras=[(read_lora(choice.path, config), choice.weight) for choice in loras],
+            live=live,
+            encodes=encodes,
+            speeds=speeds,
+        )
+
+    @property
+    def used_loras(self) -> tuple[UsedLora, ...]:
+        """For recipes."""
+        return tuple(
+            UsedLora(file=lora.name, sha256=lora.sha256, weight=weight)
+            for lora, weight in self.loras
+        )
+
+    @property
+    def merged(self) -> Loras:
+        """Those that go into the weights."""
+        return () if self.live else self.loras
+
+    def live_loras(self) -> LiveLoras | None:
+        """Those that stay beside them, not attached yet; None where all are merged."""
+        if not self.live:
+            return None
+        return LiveLoras([lora for lora, _ in self.loras], [weight for _, weight in self.loras])
+
+    def planner(self, work: Work) -> Planner:
+        """All placements for pictures that ask for this."""
+        return Planner(
+            self.checkpoint,
+            self.device,
+            self.dtype,
+            work,
+            self.speeds or measure_speeds(self.device, self.dtype, self._files()),
+            storage=self.storage,
+            beside=num_elements([lora for lora, _ in self.loras]) if self.live else 0,
+        )
+
+    def settle(self, work: Work) -> Residency:
+        """The networks, loaded: all of them for good where nothing speaks against it.
+
+        Raises:
+            PlacementError: nothing fits into the budget.
+            CheckpointError: a tensor cannot be read any more.
+        """
+        budget = self.budget or self._room()
+        plain = self.storage == "exact" and self.dtype != torch.float16
+        if plain and not budget:
+            loaded = self._unless_memory_ends(self._load_everything)
+            if loaded is not None:
+                return loaded
+            budget = self.limits()
+        planner = self.planner(work)
+        placement = planner.choose(budget)
+        while True:
+            loaded = self._unless_memory_ends(partial(self.follow, placement))
+            if loaded is not None:
+                return loaded
+            placement = planner.smaller(placement)
+
+    def _load_everything(self) -> Residency:
+        checkpoint, device = self.checkpoint, self.device
+        networks = Networks(
+            encoder=checkpoint.load_encoder(self.dtype, device)
+            if self.encodes
+            else unloaded_encoder(checkpoint),
+            denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.merged),
+            autoencoder=checkpoint.load_vae(self.dtype, device),
+        )
+        return Residency.of(networks)
+
+    def _unless_memory_ends(self, load: Callable[[], Residency]) -> Residency | None:
+        """What was loaded, or None with all of it given back."""
+        try:
+            return load()
+        except (RuntimeError, MemoryError) as error:
+            if not backends.is_out_of_memory(error):
+                raise
+        backends.give_back(self.device)
+        return None
+
+    def follow(self, placement: Placement) -> Residency:
+        """The networks in their places, what is resident loaded.
+
+        Raises:
+            CheckpointError: a tensor cannot be read any more.
+        """
+        return Residency.follow(self.checkpoint, placement, self.merged)
+
+    def smaller(self, work: Work, than: Placement | None) -> Placement:
+        """What to try after memory ran out under `than`, everything released.
+
+        Args:
+            work: of the pictures that were too large.
+            than: None where all networks were there for good.
+
+        Raises:
+            PlacementError: there is nothing smaller.
+        """
+        planner = self.planner(work)
+        if than is not None:
+            return planner.smaller(than)
+        return planner.choose(self.limits())
+
+    def shrink(self, plan: GenerationPlan, than: Placement | None) -> Residency:
+        """A smaller placement, followed: see `smaller`.
+
+        Warns:
+            MemoryWarning: always.
+
+        Raises:
+            PlacementError: there is nothing smaller.
+        """
+        placement = self.smaller(self.work(plan), than)
+        warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=3)
+        return self.follow(placement)
+
+    def work(self, plan: GenerationPlan, *, text_tokens: int | None = None) -> Work:
+        """What the pictures of a plan ask of the networks.
+
+        Args:
+            plan: its longest prompt counts.
+            text_tokens: in place of the prompts'.
+        """
+        work = work_of(plan, self.tokenizer)
+        return work if text_tokens is None else replace(work, text_tokens=text_tokens)
+
+    def limits(self) -> Budget:
+        """The budget; where none is given, what is free on the device at present."""
+        free, whole = backends.memory_info(self.device)
+        if self.budget or not whole:
+            return self.budget
+        held = backends.resident_bytes() if self.device.type == "cpu" else 0
+        return Budget(memory=int(SPARE * free) + held)
+
+    def _room(self) -> Budget:
+        """A budget of what is free, where an accelerator may not hold everything; else none."""
+        free, whole = backends.memory_info(self.device)
+        parts = (self.checkpoint.denoiser_source, self.checkpoint.encoder_source)
+        needed = sum(total_bytes(source) for source in parts)
+        tight = self.device.type != "cpu" and whole > 0 and free < _ROOM_FOR_WORK * needed
+        return self.limits() if tight else Budget()
+
+    def _files(self) -> tuple[Path, ...]:
+        sources = (self.checkpoint.denoiser_source, self.checkpoint.encoder_source)
+        return tuple(file for source in sources for file in source.files)
+
+
+def retried(draw: Callable[[], Iterator[T]], shrink: Callable[[], object]) -> Iterator[T]:
+    """Draw; where memory runs out, under a smaller plan from the first step again."""
+    while True:
+        try:
+            yield from draw()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not backends.is_out_of_memory(error):
+                raise
+        # Out here the error and the tensors that its traceback held are gone.
+        shrink()
+
+
+def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer) -> Work:
+    """What the pictures of a plan ask of the networks; the longest prompt counts."""
+    prompts = {text for image in plan.images for text in (image.prompt, image.negative_prompt)}
+    lengths = [
+        len(
+            tokenizer.encode(
+                prompt,
+                date=plan.template_date,
+                truncate=plan.truncate,
+                markers=plan.markers,
+                max_tokens=plan.max_tokens,
+            ).text_ids
+        )
+        for prompt in sorted(prompts)
+        if prompt
+    ]
+    calls = plan.steps if plan.solver == "euler" else 2 * plan.steps - 1
+    return Work(
+        grid=plan.resolution.grid,
+        calls=calls,
+        branches=1 if plan.guidance == 1.0 else 2,
+        text_tokens=max(lengths, default=1),
+    )
+
+
+def default_work(defaults: Defaults) -> Work:
+    """A square picture of the checkpoint's own size, steps and guidance."""
+    side = defaults.base // PIXELS_PER_TOKEN
+    branches = 1 if defaults.guidance == 1.0 else 2
+    return Work(grid=(side, side), calls=defaults.steps, branches=branches)
+
+
+def as_json(placement: Placement) -> Mapping[str, object]:
+    """A placement as JSON values, its sums included."""
+    sums = {
+        "exact": placement.exact,
+        "peak_bytes": placement.peak_bytes,
+        "ram_bytes": placement.ram_bytes,
+        "seconds": placement.seconds,
+        "further_seconds": placement.further_seconds,
+    }
+    return to_mapping(placement) | sums

@@ -1,0 +1,307 @@
+"""A placement followed: networks that are brought in when they are needed, and put out again.
+
+The networks are built once, without numbers, in the form that their strategy asks for; numbers
+come and go (`weights.residence`). What holds a network therefore never holds its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from petzval.inference.placement import (
+    AUTOENCODER,
+    DENOISER,
+    ENCODER,
+    NETWORKS,
+    Placement,
+    Strategy,
+)
+from petzval.kernels import backends
+from petzval.models.gpt_oss import GptOssEncoder
+from petzval.models.half import use_scaled_float16
+from petzval.models.mmdit import MMDiT
+from petzval.models.quantised import quantise
+from petzval.models.vae import Autoencoder
+from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.lora import Lora
+from petzval.weights.manifest import build_on_meta
+from petzval.weights.residence import EmbeddingRows, StreamedWeights, WeightReader, fill, vacate
+from petzval.weights.source import Source, packing_of
+
+Loras: TypeAlias = Sequence[tuple[Lora, float]]
+Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
+"""(name with a dot at the end, layer), in the order of their calls."""
+
+_TABLE = "model.embed_tokens.weight"
+
+
+def parameter_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of all parameters: float16 holds the denoiser's matrices alone, the rest is float32."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def unloaded_encoder(checkpoint: Checkpoint) -> GptOssEncoder:
+    """The text encoder without numbers."""
+    selected = checkpoint.denoiser_config.selected_layer_index
+    module = build_on_meta(checkpoint.encoder_config, selected)
+    assert isinstance(module, GptOssEncoder)
+    module.selected_layers = tuple(selected)
+    return module.eval()
+
+
+def build_encoder(checkpoint: Checkpoint, strategy: Strategy, dtype: torch.dtype) -> GptOssEncoder:
+    """The text encoder without numbers; its table of embeddings is looked up in the file.
+
+    A table that is packed there is decoded whole, and kept.
+    """
+    module = unloaded_encoder(checkpoint)
+    table = checkpoint.encoder_source.infos[_TABLE]
+    if packing_of(table):
+        return module.eval()
+    device = torch.device(strategy.device)
+    rows = EmbeddingRows(table.shape, table.torch_dtype, parameter_dtype(dtype), device)
+    module.model.embed_tokens = rows  # pyright: ignore[reportAttributeAccessIssue]
+    return module.eval()
+
+
+def build_denoiser(checkpoint: Checkpoint, strategy: Strategy, dtype: torch.dtype) -> MMDiT:
+    """The denoiser without numbers, its matrices in the form they are stored in."""
+    module = build_on_meta(checkpoint.denoiser_config)
+    assert isinstance(module, MMDiT)
+    if strategy.storage != "exact":
+        quantise(module, strategy.storage)
+    elif dtype == torch.float16:
+        use_scaled_float16(module)
+    return module.eval()
+
+
+def build_autoencoder(checkpoint: Checkpoint) -> Autoencoder:
+    """The autoencoder without numbers."""
+    module = build_on_meta(checkpoint.vae_config)
+    assert isinstance(module, Autoencoder)
+    return module.eval()
+
+
+def encoder_layers(encoder: GptOssEncoder) -> Layers:
+    """The layers of a text encoder, in order."""
+    return [(f"model.layers.{i}.", layer) for i, layer in enumerate(encoder.model.layers)]
+
+
+def denoiser_blocks(denoiser: MMDiT) -> Layers:
+    """The blocks of a denoiser, in order."""
+    return [(f"transformer_blocks.{i}.", b) for i, b in enumerate(denoiser.transformer_blocks)]
+
+
+def modulation_layers(denoiser: MMDiT) -> Layers:
+    """The modulations of all blocks, in the order in which a schedule evaluates them."""
+    return [
+        (f"{place}{name}.", block.get_submodule(name))
+        for name in ("img_mod", "txt_mod")
+        for place, block in denoiser_blocks(denoiser)
+    ]
+
+
+class Stage:
+    """One network and its numbers.
+
+    Args:
+        network: without numbers.
+        reader: of its component.
+        streamed: layers that are there only while they run.
+        folded: layers that are there only while a schedule is evaluated.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        reader: WeightReader,
+        *,
+        streamed: Layers = (),
+        folded: Layers = (),
+        cyclic: bool = False,
+    ) -> None:
+        self.network = network
+        self.there = False
+        self._reader = reader
+        self._without: Collection[nn.Module] = [layer for _, layer in (*streamed, *folded)]
+        folded_layers = [layer for _, layer in folded]
+        self._streams: list[StreamedWeights] = []
+        if streamed:
+            self._streams.append(
+                StreamedWeights(streamed, reader, without=folded_layers, cyclic=cyclic)
+            )
+        if folded:
+            self._streams.append(StreamedWeights(folded, reader))
+
+    def bring(self) -> None:
+        """Fill in the numbers that are to be there."""
+        if not self.there:
+            fill(self.network, self._reader, without=self._without)
+            self.there = True
+
+    def release(self) -> None:
+        """Put all numbers out."""
+        for stream in self._streams:
+            stream.release()
+        vacate(self.network)
+        self.there = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Networks:
+    """The three networks of a pipeline, with numbers or without."""
+
+    encoder: GptOssEncoder
+    denoiser: MMDiT
+    autoencoder: Autoencoder
+
+
+class Residency:
+    """Who of a pipeline's networks is in memory.
+
+    Args:
+        networks: all three.
+        device, dtype: of the denoiser.
+        stages: of the networks that come and go; none where all are there for good.
+        placement: what is followed, if anything is.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        stages: Mapping[str, Stage] | None = None,
+        placement: Placement | None = None,
+    ) -> None:
+        self.networks = networks
+        self.device = device
+        self.dtype = dtype
+        self.placement = placement
+        self._stages = dict(stages or {})
+
+    @classmethod
+    def of(cls, networks: Networks) -> Residency:
+        """Networks that are there for good, wherever they are."""
+        weight = networks.denoiser.img_in.weight
+        return cls(networks, weight.device, weight.dtype)
+
+    @classmethod
+    def follow(cls, checkpoint: Checkpoint, placement: Placement, loras: Loras = ()) -> Residency:
+        """Networks of a checkpoint as a placement has them; what is resident is loaded now.
+
+        Raises:
+            CheckpointError: a tensor cannot be read any more.
+        """
+        dtype: torch.dtype = getattr(torch, placement.dtype)
+        networks = Networks(
+            encoder=build_encoder(checkpoint, placement.of(ENCODER).strategy, dtype),
+            denoiser=build_denoiser(checkpoint, placement.of(DENOISER).strategy, dtype),
+            autoencoder=build_autoencoder(checkpoint),
+        )
+        stages = _stages(networks, checkpoint, placement, loras)
+        device = torch.device(placement.device)
+        residency = cls(networks, device, dtype, stages=stages, placement=placement)
+        for name, stage in stages.items():
+            if residency.keeps(name):
+                stage.bring()
+        return residency
+
+    @property
+    def number(self) -> torch.dtype:
+        """What the denoiser computes in outside its matrices."""
+        return self.dtype if self.placement is None else parameter_dtype(self.dtype)
+
+    @property
+    def denoiser(self) -> MMDiT:
+        """The denoiser, its numbers in place."""
+        self.bring(DENOISER)
+        return self.networks.denoiser
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The autoencoder, its numbers in place."""
+        self.bring(AUTOENCODER)
+        return self.networks.autoencoder
+
+    @property
+    def strip_rows(self) -> int:
+        """Rows of a strip of the decoder; 0 decodes the picture at once."""
+        return 0 if self.placement is None else self.placement.of(AUTOENCODER).strategy.strip_rows
+
+    def keeps(self, name: str) -> bool:
+        """Whether a network, once loaded, stays."""
+        return self.placement is None or self.placement.of(name).strategy.residence == "resident"
+
+    def streams(self, name: str) -> bool:
+        """Whether a network's layers are read while they run."""
+        return self.placement is not None and (
+            self.placement.of(name).strategy.residence == "streamed"
+        )
+
+    def bring(self, name: str) -> None:
+        """Have a network's numbers in place, and put out those that may not stay beside them."""
+        if not self._stages or self._stages[name].there:
+            return
+        if not self.keeps(name):
+            self._clear(name)
+        self._stages[name].bring()
+
+    def put_out(self) -> None:
+        """Put out what can be brought again; nothing where all networks are there for good."""
+        for stage in self._stages.values():
+            stage.release()
+        if self._stages:
+            backends.give_back(self.device)
+
+    def release(self) -> None:
+        """Put everything out, what is there for good as well."""
+        for stage in self._stages.values():
+            stage.release()
+        for network in (self.networks.encoder, self.networks.denoiser, self.networks.autoencoder):
+            vacate(network)
+        backends.give_back(self.device)
+
+    def _clear(self, coming: str) -> None:
+        leaving = [
+            stage
+            for name, stage in self._stages.items()
+            if name != coming and stage.there and not self.keeps(name)
+        ]
+        for stage in leaving:
+            stage.release()
+        if leaving:
+            backends.give_back(self.device)
+
+
+def _stages(
+    networks: Networks, checkpoint: Checkpoint, placement: Placement, loras: Loras
+) -> dict[str, Stage]:
+    number = parameter_dtype(getattr(torch, placement.dtype))
+    strategies = {name: placement.of(name).strategy for name in NETWORKS}
+    streamed = [name for name, each in strategies.items() if each.residence == "streamed"]
+
+    def reader(name: str, source: Source, loras: Loras = ()) -> WeightReader:
+        return WeightReader(source, number, strategies[name].device, loras=loras)
+
+    return {
+        ENCODER: Stage(
+            networks.encoder,
+            reader(ENCODER, checkpoint.encoder_source),
+            streamed=encoder_layers(networks.encoder) if ENCODER in streamed else (),
+        ),
+        DENOISER: Stage(
+            networks.denoiser,
+            reader(DENOISER, checkpoint.denoiser_source, loras),
+            streamed=denoiser_blocks(networks.denoiser) if DENOISER in streamed else (),
+            folded=modulation_layers(networks.denoiser) if strategies[DENOISER].folded else (),
+            cyclic=True,
+        ),
+        AUTOENCODER: Stage(networks.autoencoder, reader(AUTOENCODER, checkpoint.vae_source)),
+    }

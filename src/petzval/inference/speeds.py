@@ -1,0 +1,115 @@
+"""How fast a machine is, measured in a second or two: the divisors of predicted seconds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from petzval.config import check_ranges, setting
+from petzval.kernels import backends
+from petzval.kernels.mxfp4 import decode_mxfp4
+
+_SHORTEST = 0.1
+_READ_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speeds:
+    """What predictions divide by.
+
+    Attributes:
+        flops: operations a second of a large product on the device, in the plan's type.
+        cpu_flops: the same on the CPU.
+        decoded: MXFP4 values a second on the device.
+        cpu_decoded: the same on the CPU.
+        read: bytes a second from the checkpoint's files, not from the system's cache.
+        sent: bytes a second from pinned memory to the device; what the CPU copies in its own.
+    """
+
+    flops: float = setting(minimum=1.0)
+    cpu_flops: float = setting(minimum=1.0)
+    decoded: float = setting(minimum=1.0)
+    cpu_decoded: float = setting(minimum=1.0)
+    read: float = setting(minimum=1.0)
+    sent: float = setting(minimum=1.0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, where="speeds")
+
+
+def measure_speeds(device: torch.device, dtype: torch.dtype, files: Sequence[Path] = ()) -> Speeds:
+    """Time a product, a decoding, a copy and a read; some tenths of a second each.
+
+    Args:
+        device: where the denoiser is to run.
+        dtype: in which type.
+        files: a part of the largest one is read, past the system's cache where that can be asked.
+    """
+    cpu = torch.device("cpu")
+    cpu_dtype = dtype if dtype != torch.float16 else torch.float32
+    cpu_flops, cpu_decoded = _flops(cpu, cpu_dtype), _decoded(cpu, cpu_dtype)
+    on_cpu = device.type == "cpu"
+    return Speeds(
+        flops=cpu_flops if on_cpu else _flops(device, dtype),
+        cpu_flops=cpu_flops,
+        decoded=cpu_decoded if on_cpu else _decoded(device, dtype),
+        cpu_decoded=cpu_decoded,
+        read=_read(files),
+        sent=_sent(device),
+    )
+
+
+def _rate(amount: float, work: Callable[[], object], device: torch.device) -> float:
+    """Amount a second of work that runs until a tenth of a second has passed."""
+    work()
+    backends.synchronise(device)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < _SHORTEST:
+        work()
+        backends.synchronise(device)
+        count += 1
+    return amount * count / (time.perf_counter() - start)
+
+
+def _flops(device: torch.device, dtype: torch.dtype) -> float:
+    size = 1024 if device.type == "cpu" else 4096
+    left = torch.ones((size, size), dtype=dtype, device=device)
+    return _rate(2.0 * size**3, lambda: left @ left, device)
+
+
+def _decoded(device: torch.device, dtype: torch.dtype) -> float:
+    blocks = torch.full((512, 45, 16), 0x31, dtype=torch.uint8, device=device)
+    scales = torch.full((512, 45), 127, dtype=torch.uint8, device=device)
+    return _rate(512.0 * 45 * 32, lambda: decode_mxfp4(blocks, scales, dtype), device)
+
+
+def _sent(device: torch.device) -> float:
+    values = torch.empty(_READ_BYTES // 4, dtype=torch.uint8)
+    if device.type == "cpu":
+        return _rate(float(values.nbytes), values.clone, device)
+    if "streams" not in backends.lacks(device):
+        values = values.pin_memory()
+    return _rate(float(values.nbytes), lambda: values.to(device), device)
+
+
+def _read(files: Sequence[Path]) -> float:
+    """Bytes a second; ten milliseconds at least are reckoned, so that a tiny file says nothing."""
+    sizes = {file: file.stat().st_size for file in files}
+    if not sizes:
+        return 1e9
+    largest = max(sizes, key=lambda file: sizes[file])
+    wanted = min(sizes[largest], _READ_BYTES)
+    with largest.open("rb", buffering=0) as opened:
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(opened.fileno(), 0, wanted, os.POSIX_FADV_DONTNEED)
+        start = time.perf_counter()
+        found = len(opened.read(wanted))
+    seconds = time.perf_counter() - start
+    return found / max(seconds, 1e-2) if found == _READ_BYTES else max(found / seconds, 1e9)

@@ -1,0 +1,95 @@
+"""The words of a plan: encoded once, and made a branch of the denoiser, whatever their lengths."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
+from petzval.flow.solver import Denoise
+from petzval.inference import numerics
+from petzval.inference.denoise import branch, packed_branch
+from petzval.inference.graphs import GraphedDenoiser
+from petzval.inference.plan import GenerationPlan, PlannedImage
+from petzval.models.mmdit import MMDiT, StepModulation
+from petzval.shapes import TextTokens
+
+
+class Words:
+    """Features of a plan's prompts; one thread at a time, and none while the networks move.
+
+    Args:
+        encoder: prompts → features.
+    """
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
+        self._lock = threading.Lock()
+
+    def encode(self, plan: GenerationPlan, prompts: Sequence[str]) -> list[PromptFeatures]:
+        """Features of prompts, from the cache where they are there."""
+        with self._lock:
+            return self._encoder.encode(
+                prompts,
+                date=plan.template_date,
+                truncate=plan.truncate,
+                markers=plan.markers,
+                max_tokens=plan.max_tokens,
+            )
+
+    def batches(self, plan: GenerationPlan, size: int) -> Iterable[tuple[PlannedImage, ...]]:
+        """Pictures that share a batch; as few batches as can be hold texts of several lengths."""
+        if size == 1:
+            return [(image,) for image in plan.images]
+        encoded = zip(plan.texts, self.encode(plan, plan.texts), strict=True)
+        return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
+
+    @contextmanager
+    def moving(self) -> Generator[None]:
+        """Nothing is encoded until the end of the block."""
+        with self._lock:
+            yield
+
+
+@torch.no_grad()
+def embed(denoiser: MMDiT, features: Sequence[PromptFeatures], dtype: torch.dtype) -> TextTokens:
+    """The denoiser's text stream for prompts of one length.
+
+    Raises:
+        NumericsError: a feature is not finite.
+    """
+    device = denoiser.txt_in.weight.device
+    layers = [
+        torch.stack(parts).to(device)
+        for parts in zip(*(each.layers for each in features), strict=True)
+    ]
+    for layer in layers:
+        numerics.check_finite(layer, "text features", dtype)
+    return denoiser.embed_text(layers)
+
+
+def worded_branch(
+    denoiser: MMDiT,
+    features: Sequence[PromptFeatures | None],
+    grid: tuple[int, int],
+    modulations: Sequence[StepModulation],
+    dtype: torch.dtype,
+    graphs: GraphedDenoiser | None = None,
+) -> Denoise:
+    """One branch of pictures with a prompt each; None is a picture without text.
+
+    Prompts of one length share a batch; of several, a row.
+
+    Raises:
+        NumericsError: a feature is not finite.
+    """
+    written = [each for each in features if each is not None]
+    if not written:
+        return branch(denoiser, None, grid, modulations, graphs)
+    if len(written) == len(features) and len({each.num_tokens for each in written}) == 1:
+        return branch(denoiser, embed(denoiser, written, dtype), grid, modulations, graphs)
+    texts = [None if each is None else embed(denoiser, [each], dtype)[0] for each in features]
+    return packed_branch(denoiser, texts, grid, modulations)

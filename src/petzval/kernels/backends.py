@@ -1,0 +1,196 @@
+"""Back ends by torch's own names: what is here, what each lacks, how much memory, how to give back.
+
+CUDA and ROCm (both "cuda" to torch), XPU, MPS and the CPU. Calls that belong to one maker's devices
+stand here and in the rest of this room, and nowhere else in the package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Lack: TypeAlias = Literal["bfloat16", "float8", "complex numbers", "streams", "fused sinks"]
+"""What a back end may lack; see `lacks`."""
+
+ACCELERATORS = ("cuda", "xpu", "mps")
+_FLOAT8_CAPABILITY = (8, 9)
+
+
+def default_device() -> torch.device:
+    """The accelerator that torch names as this machine's, else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else torch.device(found.type)
+
+
+def present(device: torch.device) -> bool:
+    """Whether that device is on this machine."""
+    index = device.index or 0
+    if device.type == "cpu":
+        return index == 0
+    return device.type == default_device().type and index < torch.accelerator.device_count()
+
+
+def devices() -> list[torch.device]:
+    """The accelerators of this machine, then its CPU."""
+    kind = default_device().type
+    count = 0 if kind == "cpu" else torch.accelerator.device_count()
+    return [*(torch.device(kind, index) for index in range(count)), torch.device("cpu")]
+
+
+def product_name(device: torch.device) -> str:
+    """As its maker calls it; empty where torch does not know."""
+    module = _module(device)
+    return module.get_device_name(device) if hasattr(module, "get_device_name") else ""
+
+
+def backend_name(device: torch.device) -> str:
+    """CUDA, ROCm, XPU, MPS or CPU."""
+    if device.type == "cuda":
+        return "CUDA" if torch.version.hip is None else "ROCm"
+    return device.type.upper()
+
+
+def lacks(device: torch.device) -> dict[Lack, str]:
+    """What is chosen away on this device, each with what runs in its place."""
+    lacking: dict[Lack, str] = {}
+    if device.type == "cuda":
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            lacking["bfloat16"] = "float16 with scaled products"
+        if torch.version.hip is None and torch.cuda.get_device_capability(device) < (
+            _FLOAT8_CAPABILITY
+        ):
+            lacking["float8"] = "float8 weights are decoded before each product"
+    elif device.type == "mps":
+        if torch.backends.mps.is_available() and not torch.backends.mps.is_macos_or_newer(14, 0):
+            lacking["bfloat16"] = "float16 with scaled products"
+        lacking["float8"] = "int8 weights"
+        lacking["complex numbers"] = "rotations as plain products"
+        lacking["streams"] = "layers are fetched when they are needed, not before"
+    elif device.type == "xpu":
+        if not getattr(_module(device), "is_bf16_supported", lambda: True)():
+            lacking["bfloat16"] = "float16 with scaled products"
+        lacking["float8"] = "float8 weights are decoded before each product"
+    else:
+        lacking["float8"] = "float8 weights are decoded before each product"
+        lacking["streams"] = "the next layer's pages are read ahead by the system"
+    return lacking
+
+
+def half_dtype(device: torch.device) -> torch.dtype:
+    """The 16-bit type to compute in."""
+    return torch.float16 if "bfloat16" in lacks(device) else torch.bfloat16
+
+
+def memory_info(device: torch.device) -> tuple[int, int]:
+    """(free, whole) bytes of a device's memory; for a CPU the machine's, (0, 0) where unknown."""
+    if device.type == "cpu":
+        return _machine_memory()
+    with suppress(RuntimeError, AttributeError, NotImplementedError):
+        free, whole = torch.accelerator.get_memory_info(device)
+        return int(free), int(whole)
+    if device.type == "mps":
+        whole = int(torch.mps.recommended_max_memory())
+        return whole - int(torch.mps.driver_allocated_memory()), whole
+    return 0, 0
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was asked of the device."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def give_back(device: torch.device) -> None:
+    """Return memory that nothing holds any more: torch's cache, and on Linux the C library's."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+        torch.accelerator.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def side_stream(device: torch.device) -> Any:
+    """A stream of a CUDA device beside its current one."""
+    return torch.cuda.Stream(device)
+
+
+def on_stream(stream: Any) -> Any:
+    """Context in which work is queued on a CUDA stream."""
+    return torch.cuda.stream(stream)
+
+
+def record_event(stream: Any) -> Any:
+    """An event that follows all that a CUDA stream has been asked for so far."""
+    event = torch.cuda.Event()
+    event.record(stream)
+    return event
+
+
+def current_stream() -> Any:
+    """The CUDA stream on which work is queued now."""
+    return torch.cuda.current_stream()
+
+
+def accelerator_random_state() -> Tensor | None:
+    """State of the CUDA generator; None where it was never used."""
+    return torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+
+def set_accelerator_random_state(state: Tensor) -> None:
+    """Put the CUDA generator back, where one is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state.cpu())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "cannot allocate" in text
+    )
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds at present, 0 where the system does not tell."""
+    return _status("VmRSS")
+
+
+def peak_resident_bytes() -> int:
+    """The most that this process ever held, 0 where the system does not tell."""
+    return _status("VmHWM")
+
+
+def _module(device: torch.device) -> Any:
+    return torch.get_device_module(device) if device.type != "cpu" else torch.cpu
+
+
+def _status(name: str) -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _machine_memory() -> tuple[int, int]:
+    table = Path("/proc/meminfo")
+    if table.is_file():
+        rows = (line.split() for line in table.read_text(encoding="ascii").splitlines())
+        sizes = {words[0]: int(words[1]) * 1024 for words in rows if len(words) > 1}
+        return sizes.get("MemAvailable:", 0), sizes.get("MemTotal:", 0)
+    with suppress(ValueError, OSError, AttributeError):
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return whole, whole
+    return 0, 0

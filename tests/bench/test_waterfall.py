@@ -1,0 +1,171 @@
+"""The bench counts what the paper's arithmetic says, and measures ways that agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.report import summary_table, write
+from benchmarks.waterfall import command_of
+from petzval.bench import setting as settings
+from petzval.bench import waterfall as measuring
+from petzval.bench.ceilings import Ceilings
+from petzval.bench.floor import denoiser_share, encoder_share, stage_costs
+from petzval.bench.networks import make_scene
+from petzval.bench.setting import SIZES, Setting, Sizes, usual_settings
+from petzval.bench.table import table
+from petzval.bench.ways import Studio, ladder
+from petzval.errors import RequestError
+from petzval.models.quantised import QuantisedLinear
+
+CPU = torch.device("cpu")
+LENS = Setting(model="lens", height=1024, width=1024, text_tokens=128, dtype="bfloat16", steps=1)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Setting:
+    """Two pictures of 32 x 32 from one block and one encoder layer, with a second branch."""
+    mini = SIZES["mini"]
+    small = Sizes(
+        encoder=dataclasses.replace(
+            mini.encoder, num_hidden_layers=1, layer_types=("sliding_attention",)
+        ),
+        denoiser=dataclasses.replace(mini.denoiser, num_layers=2, selected_layer_index=(0,)),
+        autoencoder=mini.autoencoder,
+    )
+    monkeypatch.setattr(settings, "SIZES", {"mini": small})
+    monkeypatch.setattr(
+        measuring, "measure_ceilings", lambda device, dtype: Ceilings(flops=1e11, bytes=1e10)
+    )
+    return Setting(height=32, width=32, steps=2, guidance=3.0, batch=2, rounds=2, text_tokens=5)
+
+
+def test_the_published_sizes_cost_what_was_counted_by_hand() -> None:
+    """A step with one branch and a picture at 1024 x 1024; see the paper's sizes."""
+    costs = stage_costs(LENS)
+    assert costs["denoise"].flops == pytest.approx(16.7434e12, rel=2e-4)
+    assert costs["decode"].flops == pytest.approx(10.4747e12, rel=2e-4)
+    assert costs["encode"].bytes == pytest.approx(11.44e9, rel=2e-3)
+    guided = stage_costs(dataclasses.replace(LENS, guidance=5.0, steps=20))["denoise"]
+    assert guided.flops == pytest.approx(20 * (16.7434e12 + 16.0863e12), rel=2e-4)
+    large = stage_costs(dataclasses.replace(LENS, height=1440, width=1440))
+    assert large["denoise"].flops == pytest.approx(42.3296e12, rel=2e-4)
+    assert large["decode"].flops == pytest.approx(21.7768e12, rel=2e-4)
+
+
+def test_what_is_built_in_part_is_scaled_by_its_work() -> None:
+    part = dataclasses.replace(LENS, blocks=2, encoder_layers=1)
+    assert 23.5 < denoiser_share(part) < 24.5
+    assert encoder_share(part) == 24
+    assert denoiser_share(LENS) == encoder_share(LENS) == 1
+    assert stage_costs(part) == stage_costs(LENS)
+    assert part.built().denoiser.num_layers == 2
+    assert "2 blocks measured" in part.title
+
+
+def test_ceilings_bound_by_whichever_is_slower() -> None:
+    ceilings = Ceilings(flops=10.0, bytes=2.0)
+    assert ceilings.seconds(flops=30.0, num_bytes=2.0) == 3.0
+    assert ceilings.seconds(flops=3.0, num_bytes=2.0) == 1.0
+
+
+def test_a_row_holds_every_way_and_its_table_says_so(tiny: Setting, tmp_path: Path) -> None:
+    heard: list[str] = []
+    row = measuring.waterfall(tiny, CPU, progress=heard.append)
+    names = [way["name"] for way in row["ways"]]
+    assert names[0] == "the original's way"
+    assert len(names) == 5
+    assert len(heard) == 1 + 5 + 2 * 5
+    for way in row["ways"]:
+        assert way["exact"]
+        assert way["error"] < 1e-5, way["name"]  # float32: to rounding
+        assert way["total_ms"] == pytest.approx(sum(way["stages_ms"].values()), rel=0.5)
+    assert row["ways"][0]["ratio"] == 1.0
+    assert row["share_of_floor"] > 0
+    assert row["extrapolated"] == {}
+    assert json.loads(json.dumps(row)) == row
+    text = table(row)
+    assert all(name in text for name in names)
+    assert "*the floor*" in text
+    assert "xtrapolated" not in text
+
+    kept = row | {
+        "date": "2026-01-01",
+        "commit": "abc",
+        "changed": False,
+        "machine": {"processor": "a processor", "cores": 2},
+        "load": 0.1,
+        "versions": {"torch": "2.13.0"},
+        "extrapolated": {"denoise": 24.0},
+    }
+    (tmp_path / "cpu.jsonl").write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    write(tmp_path, tmp_path / "report.md")
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"## {tiny.name}" in report
+    assert "*Extrapolated* from a part of the networks by the count of work: denoise x 24" in report
+    assert "(cpu, extrapolated)" in summary_table(tmp_path)
+
+
+def test_float8_and_compiled_ways_leave_the_networks_as_they_were(tiny: Setting) -> None:
+    studio = Studio(make_scene(tiny, CPU))
+    plain = ladder(studio.scene, compile=False)[-1]
+    features = studio.encode(plain)
+    before = studio.denoise(plain, features)
+    way = dataclasses.replace(plain, name="float8", float8=True, exact=False)
+    changed = studio.denoise(way, features)
+    error = float((changed - before).norm() / before.norm())
+    assert 1e-4 < error < 0.05  # weights in float8, the products of a CPU in float32
+    assert torch.equal(studio.denoise(plain, features), before)
+    modules = studio.scene.denoiser.modules()
+    assert not any(isinstance(module, QuantisedLinear) for module in modules)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": "maxi"}, "no sizes named 'maxi'"),
+        ({"height": 100}, "16-pixel grid"),
+        ({"steps": 0}, "at least 1"),
+        ({"batch": 0}, "at least 1"),
+        ({"blocks": 7}, "mini has 6 blocks"),
+        ({"encoder_layers": -1}, "4 encoder layers"),
+        ({"dtype": "float16"}, "float16"),
+        ({"guidance": -1.0}, "negative"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Setting(**wrong)
+
+
+def test_the_rows_of_a_cpu_and_of_a_gpu() -> None:
+    for device, count in (("cpu", 5), ("cuda", 8)):
+        rows = usual_settings(torch.device(device))
+        assert len({row.name for row in rows}) == len(rows) == count
+    gpu = usual_settings(torch.device("cuda"))
+    assert {(row.height, row.steps, row.guidance, row.batch) for row in gpu} == {
+        (side, steps, guidance, batch)
+        for side in (1024, 1440)
+        for steps, guidance in ((4, 1.0), (20, 5.0))
+        for batch in (1, 8)
+    }
+    assert not any(row.blocks or row.encoder_layers for row in gpu)
+    words = command_of(gpu[0], "cuda", rounds=2, compile=True)
+    assert words[1:5] == ["-m", "petzval", "bench", "--json"]
+    assert words[words.index("--rounds") + 1] == "2"
+    assert words[-1] == "--compile"
+
+
+@pytest.mark.gpu
+def test_every_way_of_a_gpu_draws_the_same_picture() -> None:
+    """mini whole, bfloat16: exact ways to rounding, float8 within the error that is stated."""
+    row = measuring.waterfall(
+        Setting(height=256, width=256, dtype="bfloat16", rounds=1), torch.device("cuda")
+    )
+    for way in row["ways"]:
+        assert way["error"] < (0.05 if way["exact"] else 0.2), way["name"]

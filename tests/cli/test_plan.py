@@ -1,0 +1,98 @@
+"""`petzval plan`: the table, the document, and the same plan followed by `generate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+SPEEDS = {
+    "flops": 1e11,
+    "cpu_flops": 1e11,
+    "decoded": 1e8,
+    "cpu_decoded": 1e8,
+    "read": 1e9,
+    "sent": 1e10,
+}
+
+
+@pytest.fixture
+def speeds(tmp_path: Path) -> Path:
+    path = tmp_path / "speeds.json"
+    path.write_text(json.dumps(SPEEDS))
+    return path
+
+
+def test_the_table_names_every_network_and_the_sums(
+    run: Run, golden_checkpoint: Path, speeds: Path
+) -> None:
+    words = ("plan", "--model", golden_checkpoint, "--size", "128x96", "--device", "cpu")
+    code, out, err = run(*words, "--speeds", speeds)
+    assert (code, err) == (0, "")
+    for word in ("text encoder", "denoiser", "autoencoder", "resident", "128x96", "float32", "F32"):
+        assert word in out
+    assert "picture is   the exact one" in out
+
+
+def test_the_document_and_a_tight_limit(run: Run, golden_checkpoint: Path, speeds: Path) -> None:
+    words = ("plan", "--model", golden_checkpoint, "--device", "cpu", "--speeds", speeds, "--json")
+    words = (*words, "--size", "512x512")
+    code, out, _ = run(*words)
+    loose = json.loads(out)
+    assert code == 0
+    assert loose["exact"] is True
+    assert loose["peak_bytes"] > loose["baseline_bytes"] > 0
+    code, out, err = run(*words, "--memory", "1kB")
+    assert code == 2
+    assert out == ""
+    assert "no plan for 512x512 fits in 1 kB of memory" in err
+    assert "hint: give --memory" in err
+    smallest = int(err.split("--memory ")[1].split("MB")[0]) + 150  # of a process that has grown
+    code, out, _ = run(*words, "--memory", f"{smallest}MB")
+    tight = json.loads(out)
+    assert code == 0
+    assert tight["peak_bytes"] - tight["baseline_bytes"] <= smallest * 10**6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--memory", "lots"], "cannot read 'lots' as an amount of memory"),
+        (["--quantise", "int2"], "unknown storage 'int2'"),
+        (["--device", "toaster"], "unknown device"),
+        (["--size", "100x100"], "16-pixel grid"),
+        (["--model", "nothing"], "unknown model"),
+        (["--speeds", "absent.json"], "absent.json"),
+    ],
+)
+def test_mistakes(run: Run, words: list[str], message: str) -> None:
+    code, out, err = run("plan", *words)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_generate_follows_a_plan_and_draws_the_same(run: Run, golden_checkpoint: Path) -> None:
+    words = ("generate", "a fox", "--model", golden_checkpoint, "--size", "64x64", "--steps", "1")
+    words = (*words, "--device", "cpu", "--threads", "1")
+    assert run(*words, "--out", "plain.png")[0] == 0
+    assert run(*words, "--out", "planned.png", "--memory", "4GB")[0] == 0
+    assert Path("planned.png").read_bytes() == Path("plain.png").read_bytes()
+    code, _, err = run(*words, "--out", "none.png", "--memory", "1MB")
+    assert code == 2
+    assert "no plan for 64x64 fits in 1 MB" in err
+    assert not Path("none.png").exists()
+
+
+def test_a_quantised_picture_says_so_and_is_made_again(run: Run, golden_checkpoint: Path) -> None:
+    words = ("--device", "cpu", "--threads", "1")
+    first = ("generate", "a fox", "--model", golden_checkpoint, "--size", "64x64", "--steps", "1")
+    assert run(*first, *words, "--quantise", "int8", "--out", "first.png")[0] == 0
+    assert '"weights": "int8"' in run("show", "first.png", "--json")[1].replace('":"', '": "')
+    again = ("generate", "--from", "first.png", "--model", golden_checkpoint, "--out", "again.png")
+    assert run(*again, *words)[0] == 0
+    assert Path("again.png").read_bytes() == Path("first.png").read_bytes()

@@ -1,0 +1,376 @@
+"""Plans of memory: amounts, strategies, what fits, and the picture they lead to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from petzval.config import from_mapping
+from petzval.errors import ConfigError, PetzvalError, PlacementError, RequestError
+from petzval.inference.footprint import Footprints, Work
+from petzval.inference.pipeline import Pipeline
+from petzval.inference.placement import (
+    AUTOENCODER,
+    DENOISER,
+    ENCODER,
+    Placement,
+    Residence,
+    Storage,
+    Strategy,
+    choose_storage,
+    parse_bytes,
+    spell_bytes,
+)
+from petzval.inference.planner import Budget, Planner
+from petzval.inference.planning import MemoryWarning, Planning, as_json
+from petzval.inference.residency import Residency
+from petzval.inference.speeds import Speeds, measure_speeds
+from petzval.weights.checkpoint import Checkpoint
+
+CPU = torch.device("cpu")
+FOX = "A red fox sleeping under a birch tree"
+SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
+WORK = Work(grid=(4, 3), calls=2, branches=2, text_tokens=40)
+SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(golden_checkpoint: Path) -> Checkpoint:
+    return Checkpoint.open(golden_checkpoint)
+
+
+def _planner(checkpoint: Checkpoint, device: str = "cpu", **changes: Any) -> Planner:
+    options: dict[str, Any] = {"baseline": 0} | changes
+    return Planner(checkpoint, torch.device(device), torch.float32, WORK, SPEEDS, **options)
+
+
+def _with_loaded(pipeline: Pipeline, placement: Placement) -> Pipeline:
+    """The pipeline of the fixture, its networks as a placement has them."""
+    planning = pipeline.planning
+    assert planning is not None
+    residency = planning.follow(placement)
+    fresh = Pipeline.load(planning.checkpoint.folder, device="cpu", dtype="float32")
+    fresh._adopt(residency)
+    return fresh
+
+
+# ── amounts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("8GB", 8 * 10**9), ("8 gib", 8 * 2**30), ("1.5MB", 1_500_000), ("12345", 12345), ("2k", 0)],
+)
+def test_amounts_of_memory(text: str, count: int) -> None:
+    if count:
+        assert parse_bytes(text) == count
+    else:
+        with pytest.raises(RequestError, match="as an amount of memory"):
+            parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "0.0GB", "1e9", "8 GB RAM", "9" * 40, "∞"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(RequestError, match="cannot read"):
+        parse_bytes(text)
+
+
+def test_amounts_for_people() -> None:
+    assert [spell_bytes(n) for n in (12, 3_400, 8_208_450_304)] == ["12 B", "3.4 kB", "8.21 GB"]
+
+
+def test_storages_by_name() -> None:
+    assert choose_storage("int4") == "int4"
+    with pytest.raises(RequestError, match="unknown storage 'int2'"):
+        choose_storage("int2")
+
+
+# ── what is planned ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_strategy_needs_what_it_should(checkpoint: Checkpoint) -> None:
+    footprints = Footprints(checkpoint, torch.float32, WORK, SPEEDS)
+
+    def weights(network: str, residence: Residence, **more: Any) -> int:
+        strategy = Strategy(residence=residence, device="cpu", **more)
+        return footprints.of(network, strategy).weight_bytes
+
+    denoiser = sum(p.nbytes for p in checkpoint.load_denoiser(torch.float32).parameters())
+    assert weights(DENOISER, "resident") == weights(DENOISER, "staged") == denoiser
+    folded = weights(DENOISER, "staged", folded=True)
+    width, blocks = checkpoint.denoiser_config.hidden_size, checkpoint.denoiser_config.num_layers
+    assert denoiser - folded == blocks * 2 * 4 * (6 * width * width + 6 * width)
+    assert weights(DENOISER, "streamed", folded=True) < 0.6 * folded
+    assert weights(DENOISER, "staged", folded=True, storage="int8") < 0.5 * folded
+    assert weights(ENCODER, "streamed") < 0.5 * weights(ENCODER, "staged")
+    assert weights(AUTOENCODER, "staged") == checkpoint.vae_source.num_bytes
+    strips = footprints.of(AUTOENCODER, Strategy(residence="staged", device="cpu", strip_rows=8))
+    whole = footprints.of(AUTOENCODER, Strategy(residence="staged", device="cpu"))
+    assert strips.working_bytes < 0.7 * whole.working_bytes
+
+
+def test_the_fastest_that_fits_is_chosen(checkpoint: Checkpoint) -> None:
+    planner = _planner(checkpoint)
+    free = planner.choose(Budget())
+    assert all(each.strategy.residence == "resident" for each in free.networks)
+    peaks = sorted({each.peak_bytes for each in planner.placements})
+    for limit in peaks:
+        chosen = planner.choose(Budget(memory=limit))
+        assert chosen.peak_bytes <= limit
+        rivals = [each for each in planner.placements if each.peak_bytes <= limit]
+        assert chosen.further_seconds <= 1.06 * min(each.further_seconds for each in rivals)
+    assert peaks[0] < 0.5 * peaks[-1]
+
+
+def test_nothing_fits_and_the_hint_does(checkpoint: Checkpoint) -> None:
+    planner = _planner(checkpoint)
+    with pytest.raises(PlacementError, match="no plan for 48x64 fits in 1 kB") as caught:
+        planner.choose(Budget(memory=1000))
+    amount = caught.value.hint.split("--memory ")[1].split(",")[0]
+    assert planner.choose(Budget(memory=parse_bytes(amount))).peak_bytes <= parse_bytes(amount)
+
+
+def test_the_encoder_may_stay_in_ram_and_ram_has_its_own_limit(checkpoint: Checkpoint) -> None:
+    planner = _planner(checkpoint, device="meta")  # an accelerator that is not the CPU
+    on_cpu = [each for each in planner.placements if each.of(ENCODER).strategy.device == "cpu"]
+    assert on_cpu
+    assert min(each.peak_bytes for each in on_cpu) <= min(p.peak_bytes for p in planner.placements)
+    least = min(planner.placements, key=lambda each: each.ram_bytes)
+    assert planner.choose(Budget(ram=least.ram_bytes)).ram_bytes == least.ram_bytes
+    with pytest.raises(PlacementError, match="of RAM"):
+        planner.choose(Budget(ram=least.ram_bytes - 1))
+
+
+def test_smaller_and_smaller_ends(checkpoint: Checkpoint) -> None:
+    planner = _planner(checkpoint)
+    placement, steps = planner.choose(Budget()), 0
+    with pytest.raises(PlacementError, match="memory ran out, and no plan for 48x64"):
+        while steps < 100:
+            smaller = planner.smaller(placement)
+            assert smaller.peak_bytes <= 0.9 * placement.peak_bytes
+            placement, steps = smaller, steps + 1
+    assert 2 <= steps < 20
+
+
+def test_a_placement_is_a_value(checkpoint: Checkpoint) -> None:
+    placement = _planner(checkpoint).choose(Budget())
+    document = json.loads(json.dumps(as_json(placement)))
+    assert document["peak_bytes"] == placement.peak_bytes
+    names = {field.name for field in dataclasses.fields(Placement)}
+    again = from_mapping(Placement, {k: v for k, v in document.items() if k in names}, where="plan")
+    assert again == placement
+
+
+def test_speeds_are_measured_or_given(checkpoint: Checkpoint) -> None:
+    found = measure_speeds(CPU, torch.float32, checkpoint.denoiser_source.files)
+    assert min(dataclasses.astuple(found)) > 1e5
+    with pytest.raises(ConfigError, match="flops"):
+        dataclasses.replace(SPEEDS, flops=0.0)
+
+
+# ── the picture ───────────────────────────────────────────────────────────────────────────────────
+
+_FORMS: tuple[tuple[str, Residence, Residence, bool, Residence, int], ...] = (
+    ("all resident", "resident", "resident", False, "resident", 0),
+    ("staged", "staged", "staged", False, "staged", 0),
+    ("staged and folded", "staged", "staged", True, "staged", 0),
+    ("blocks streamed", "staged", "streamed", True, "resident", 0),
+)
+EXACT: dict[str, tuple[Strategy, Strategy, Strategy]] = {
+    name: (
+        Strategy(residence=encoder, device="cpu"),
+        Strategy(residence=denoiser, device="cpu", folded=folded),
+        Strategy(residence=decoder, device="cpu", strip_rows=rows),
+    )
+    for name, encoder, denoiser, folded, decoder, rows in _FORMS
+}
+
+
+def _placement(checkpoint: Checkpoint, strategies: tuple[Strategy, ...]) -> Placement:
+    footprints = Footprints(checkpoint, torch.float32, WORK, SPEEDS)
+    networks = zip((ENCODER, DENOISER, AUTOENCODER), strategies, strict=True)
+    return Placement(
+        device="cpu",
+        dtype="float32",
+        height=64,
+        width=48,
+        steps=2,
+        text_tokens=40,
+        networks=tuple(footprints.of(*pair) for pair in networks),
+        baseline_bytes=0,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(EXACT))
+def test_exact_placements_draw_the_resident_picture_bit_for_bit(
+    pipeline: Pipeline, checkpoint: Checkpoint, name: str
+) -> None:
+    prompts = [FOX, "two words"]
+    expected = pipeline.generate(prompts, negative_prompt="blurry", **SMALL)
+    other = _with_loaded(pipeline, _placement(checkpoint, EXACT[name]))
+    events = list(other.steps(prompts, negative_prompt="blurry", **SMALL))
+    got = [image for event in events for image in event.images]
+    assert [g.encode() for g in got] == [e.encode() for e in expected]
+
+
+def test_streamed_encoder_and_strips_draw_it_to_rounding(
+    pipeline: Pipeline, checkpoint: Checkpoint
+) -> None:
+    strategies = (
+        Strategy(residence="streamed", device="cpu"),
+        Strategy(residence="streamed", device="cpu", folded=True),
+        Strategy(residence="staged", device="cpu", strip_rows=16),
+    )
+    [expected] = pipeline.generate(FOX, **SMALL)
+    other = _with_loaded(pipeline, _placement(checkpoint, strategies))
+    event = next(iter(other.steps(FOX, **SMALL)))
+    assert event.preview().shape == (1, 48, 64, 3)  # puts the denoiser out; it is brought again
+    [got] = other.generate(FOX, **SMALL)
+    assert np.abs(got.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
+    held = sum(t.nbytes for t in other._residency.networks.denoiser.parameters() if not t.is_meta)
+    assert held == 0  # the decoder ran last, so the denoiser is gone
+
+
+def test_what_is_put_out_is_gone_whoever_holds_it(
+    pipeline: Pipeline, checkpoint: Checkpoint
+) -> None:
+    other = _with_loaded(pipeline, _placement(checkpoint, EXACT["staged"]))
+    denoiser = other.denoiser
+    assert not any(weight.is_meta for weight in denoiser.parameters())
+    assert not any(weight.is_meta for weight in other.autoencoder.parameters())
+    assert all(weight.is_meta for weight in denoiser.parameters())
+    assert other.denoiser is denoiser
+
+
+def test_a_limit_of_memory_is_planned_for_and_followed(golden_checkpoint: Path) -> None:
+    drawn = Pipeline.load(golden_checkpoint, device="cpu", memory="2GB", request=FOX)
+    assert drawn.placement is not None
+    assert drawn.placement.peak_bytes < 2e9
+    [image] = drawn.generate(FOX, **SMALL)
+    assert image.recipe.weights == "exact"
+    with pytest.raises(PlacementError, match="fits in 10 MB of memory"):
+        Pipeline.load(golden_checkpoint, device="cpu", memory="10MB")
+
+
+# ── out of memory ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_out_of_memory_becomes_a_smaller_plan(
+    golden_checkpoint: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [expected] = pipeline.generate(FOX, **SMALL)
+    other = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32", memory="4GB")
+    first = other.placement
+    assert first is not None
+    kept: list[BaseException] = []
+    denoiser = other.denoiser
+    forward = denoiser.forward
+
+    def fail(*arguments: Any, **options: Any) -> torch.Tensor:
+        del arguments, options
+        error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        kept.append(error)
+        raise error
+
+    monkeypatch.setattr(denoiser, "forward", fail)
+    planner = _planner(Checkpoint.open(golden_checkpoint))
+    monkeypatch.setattr(Planning, "planner", lambda *_: planner)
+    placement = planner.choose(Budget())
+    other._residency.placement = placement
+    with pytest.warns(MemoryWarning, match="memory ran out; going on with: text encoder"):
+        [got] = other.generate(FOX, **SMALL)
+    assert other.placement is not None
+    assert other.placement.peak_bytes <= 0.9 * placement.peak_bytes
+    assert np.abs(got.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
+    assert all(weight.is_meta for weight in denoiser.parameters())  # the old plan's is gone
+    assert len(kept) == 1
+    del forward
+
+
+def test_out_of_memory_while_loading_is_planned_around(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Checkpoint, "load_vae", fail)
+    planner = _planner(Checkpoint.open(golden_checkpoint))
+    monkeypatch.setattr(Planning, "planner", lambda *_: planner)
+    loaded = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32")
+    assert loaded.placement == planner.choose(Budget())
+
+
+def test_other_errors_are_not_taken_for_it(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> torch.Tensor:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(pipeline.denoiser, "forward", fail)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        pipeline.generate(FOX, **SMALL)
+
+
+def test_where_nothing_can_be_planned_it_is_one_line(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> torch.Tensor:
+        raise MemoryError
+
+    fixed = Pipeline(
+        name="given",
+        identity="0",
+        text=pipeline.text,
+        denoiser=pipeline.denoiser,
+        autoencoder=pipeline.autoencoder,
+        defaults=pipeline.defaults,
+    )
+    monkeypatch.setattr(pipeline.denoiser, "forward", fail)
+    with pytest.raises(PlacementError, match="memory ran out at 64x48"):
+        fixed.generate(FOX, **SMALL)
+
+
+# ── quantised and half ────────────────────────────────────────────────────────────────────────────
+
+PSNR: dict[Storage, float] = {"int8": 27.0, "float8": 20.0, "int4": 13.0}
+"""Least PSNR in dB of mini's picture against the exact one; docs/guides/memory.md states it."""
+
+
+@pytest.fixture(scope="module")
+def exact_mini() -> np.ndarray[Any, Any]:
+    return Pipeline.load("mini", device="cpu").generate(APPLE, **OPTIONS)[0].pixels
+
+
+APPLE = "a red apple on a light blue background"
+OPTIONS: dict[str, Any] = {"size": "128x128", "steps": 8, "guidance": 4.0, "seed": 0}
+
+
+@pytest.mark.parametrize("storage", sorted(PSNR))
+def test_quantised_pictures_of_mini_are_as_near_as_stated(
+    exact_mini: np.ndarray[Any, Any], storage: Storage
+) -> None:
+    [image] = Pipeline.load("mini", device="cpu", quantise=storage).generate(APPLE, **OPTIONS)
+    assert image.recipe.weights == storage
+    error = np.square(image.pixels.astype(float) - exact_mini.astype(float)).mean()
+    psnr = 10 * np.log10(255**2 / error)
+    assert PSNR[storage] < psnr < 60, psnr
+
+
+def test_float16_draws_the_picture_of_float32(exact_mini: np.ndarray[Any, Any]) -> None:
+    [image] = Pipeline.load("mini", device="cpu", dtype="float16").generate(APPLE, **OPTIONS)
+    assert image.recipe.dtype == "float16"
+    error = np.square(image.pixels.astype(float) - exact_mini.astype(float)).mean()
+    assert 10 * np.log10(255**2 / max(float(error), 1e-9)) > 35
+
+
+def test_mistakes_are_answered_before_anything_is_loaded(golden_checkpoint: Path) -> None:
+    for options in ({"memory": "lots"}, {"ram": "-1"}, {"quantise": "int3"}):
+        with pytest.raises(PetzvalError):
+            Pipeline.load(golden_checkpoint, device="cpu", **options)  # pyright: ignore[reportArgumentType]
+    assert Residency.__doc__
