@@ -39,6 +39,12 @@ class Served:
 
         return httpx2.Client(base_url=self.url, timeout=120, trust_env=False)
 
+    def processor_seconds(self) -> float:
+        """What the process has used, all its threads together."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rsplit(") ", 1)[1]
+        user, system = fields.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def resident_mib(self) -> float:
         """Memory of the process now."""
         for line in Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines():
@@ -71,10 +77,14 @@ def prepare_overhead() -> Prepared:
     served = _start()
     client = served.client()
 
+    facts: dict[str, float | str] = {"pictures": NUM_PICTURES, "size": _SIZE, "steps": _STEPS}
+
     def alone() -> None:
+        began = time.process_time()
         for seed in range(NUM_PICTURES):
             [picture] = mini.generate(_PROMPT, seed=seed, size=_SIZE, steps=_STEPS)
             assert picture.encode("png")
+        facts["processor s, pipeline"] = round(time.process_time() - began, 2)
 
     def one(seed: int) -> None:
         own = {"seed": seed, "steps": _STEPS}
@@ -83,13 +93,15 @@ def prepare_overhead() -> Prepared:
         assert answer.status_code == 200, answer.text
 
     def over_http() -> None:
+        began = served.processor_seconds()
         with ThreadPoolExecutor(4) as clients:
             list(clients.map(one, range(NUM_PICTURES)))
+        facts["processor s, server"] = round(served.processor_seconds() - began, 2)
 
     return Prepared(
         ways={"the pipeline, encoded as PNG": alone, "OpenAI's API, four clients": over_http},
         dtype="float32",
-        facts={"pictures": NUM_PICTURES, "size": _SIZE, "steps": _STEPS},
+        facts=facts,
     )
 
 
