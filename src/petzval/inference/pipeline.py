@@ -2,8 +2,7 @@
 
 `Pipeline.steps` is that life on one screen, as a generator: progress, previews and cancellation are
 what its consumer does between two steps. Pictures run through the networks one at a time unless a
-larger `batch_size` is asked for: a batch of another size rounds differently, and a seed should give
-the same bytes alone and in company.
+larger `batch_size` is asked for: a batch of another size rounds differently.
 """
 
 from __future__ import annotations
