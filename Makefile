@@ -19,7 +19,7 @@ setup: $(READY) ## make .venv with everything in it (once; again when the lists 
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,cluster,eval,gguf,diffusers,server,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,cluster,eval,gguf,diffusers,server,provenance,dev]'
 	@touch $@
 
 demo: setup ## set up, then draw a picture with the checkpoint that ships inside

@@ -63,25 +63,20 @@ def targets() -> str:
          variety.value >= 0.8),
         *(
             (f"Fréchet distance, less than that of {other.label}", "by two standard errors",
-             f"{_frechet(student).value:.0f} against {_frechet(other).value:.0f}",
-             clearly_less(_frechet(student), _frechet(other)))
+             f"{_pm(distance)} against {_pm(other.ratios['frechet'])}",
+             clearly_less(distance, other.ratios["frechet"]))
             for other in (four, bare)
         ),
         *(
-            (f"right in everything, more than {other.label}", "by two standard errors",
-             f"{100 * student.measures['right'].value:.1f} % against "
-             f"{100 * other.measures['right'].value:.1f} %",
-             clearly_less(other.measures["right"], student.measures["right"]))
+            (f"things fulfilled, more than {other.label}", "by two standard errors",
+             f"{_pm(follows)} against {_pm(other.ratios['fulfilled'])}",
+             clearly_less(other.ratios["fulfilled"], follows))
             for other in (four, bare)
         ),
     ]  # fmt: skip
     lines = ["| what | aimed at | measured | |", "| --- | --- | --- | --- |"]
     lines += [f"| {a} | {b} | {c} | {'met' if d else '**not met**'} |" for a, b, c, d in rows]
     return "\n".join(lines) + "\n"
-
-
-def _frechet(entry: Entry) -> Estimate:
-    return entry.measures["frechet"]
 
 
 def _pm(estimate: Estimate) -> str:
@@ -91,6 +86,6 @@ def _pm(estimate: Estimate) -> str:
 def clearly_less(first: Estimate, second: Estimate) -> bool:
     """Whether the first is below the second by twice the error of their difference.
 
-    The errors are taken as independent, though the prompts are the same: the stricter side.
+    Both are multiples of one reference on the same prompts; their errors are taken as independent.
     """
     return first.value + 2 * (first.error**2 + second.error**2) ** 0.5 < second.value

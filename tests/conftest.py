@@ -43,6 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             None if os.environ.get("PETZVAL_WEIGHTS") else "needs the published weights"
         ),
         "browser": None if CHROMIUM else "needs Chromium: apt-get install chromium",
+        "ray": None if os.environ.get("PETZVAL_RAY") else "starts a Ray cluster: set PETZVAL_RAY",
         "compile": None if compile_only else "compiles: run `make test-compile`",
     }
     for item in items:

@@ -13,6 +13,7 @@ from benchmarks.cases import (
     full_width,
     memory,
     packed,
+    server,
     techniques,
 )
 
@@ -26,5 +27,6 @@ CASES: tuple[Case, ...] = (
     *corpus_captions.CASES,
     *corpus_shards.CASES,
     *full_width.CASES,
+    *server.CASES,
     *memory.CASES,
 )

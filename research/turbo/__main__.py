@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from PIL import Image
 
 from petzval.data.sprites import SpriteLibrary
 from petzval.evals.comparison import Candidate, Comparison, compare
 from petzval.evals.comparison_report import picture_grid, points, read_entries, write_entries
 from petzval.evals.real_scenes import real_picture
-from petzval.evals.store import png_bytes
 from petzval.inference.image import write_atomically
 from petzval.scoring.backbone import load_efficientnet
 from petzval.scoring.bundle import load_judge
@@ -59,7 +60,7 @@ def sizes(
     """Five sizes, two of them new to teacher and student."""
     candidates = [f"{TEACHER}@20", f"{TEACHER}@4", student]
     comparison = _compared(
-        candidates, data, limit=limit, threads=threads, sizes=(*TRAINED_SIZES, *NEW_SIZES)
+        candidates, data, limit=limit, num=2, threads=threads, sizes=(*TRAINED_SIZES, *NEW_SIZES)
     )
     _record("turbo-sizes", comparison)
 
@@ -118,7 +119,9 @@ def _compared(
 
 def _record(name: str, comparison: Comparison) -> None:
     write_entries(RESULTS / f"{name}.jsonl", comparison.entries)
-    write_atomically(PICTURES / f"{name}-grid.png", png_bytes(picture_grid(comparison.samples)))
+    sheet = io.BytesIO()
+    Image.fromarray(picture_grid(comparison.samples)).save(sheet, "JPEG", quality=88)
+    write_atomically(PICTURES / f"{name}-grid.jpg", sheet.getvalue())
     entries = comparison.entries
     if len({(one.height, one.width) for one in entries}) == 1:
         write_atomically(PICTURES / f"{name}-measures.png", points(entries, MEASURED))

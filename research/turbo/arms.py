@@ -23,10 +23,13 @@ ARMS: Mapping[str, DistillConfig] = {
     "without alignment": replace(_MINI, alignment=0.0),
     "without matching": replace(_MINI, matching=False),
     "without guidance": replace(_MINI, guidance=1.0),
+    "guidance 4": replace(_MINI, guidance=4.0),
+    "guidance 6": replace(_MINI, guidance=6.0),
     "levels coupled": replace(_MINI, renoise=RenoiseConfig(guidance="coupled")),
     "first step its own": replace(_MINI, first_step_weight=0.3, first_step_calls=4),
 }
-"""Arm -> objective. All but the first are without the discriminator, as the shipped student is."""
+"""Arm -> objective. All but the first are without the discriminator, as the shipped student is; the
+guidance is 2.5 where the name does not say."""
 
 
 def recipe_of(arm: str, num_iterations: int = NUM_ITERATIONS) -> TurboRecipe:

@@ -134,6 +134,8 @@ def test_every_dependency_of_the_package_is_imported_somewhere() -> None:
     }
     if "torch.utils.tensorboard" in imported:
         used.add("tensorboard")
+    if "diffusers" in roots:
+        used.add("accelerate")  # what diffusers itself moves models with
     settings = project()["project"]
     wanted = [*settings["dependencies"]]
     for extra, packages in settings["optional-dependencies"].items():

@@ -66,3 +66,15 @@ def test_what_is_removed_is_not_served() -> None:
         queue.put(name, owner=name[0], cost=1.0)
     assert queue.remove(lambda name: name.startswith("a")) == ["a1", "a2"]
     assert len(queue) == 1 and _drained(queue) == ["b1"]
+
+
+def test_who_was_alone_owes_nothing_when_another_comes() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for number in range(100):
+        queue.put(f"a{number}", owner="a", cost=1.0)
+    for _ in range(80):
+        queue.take()
+    for number in range(20):
+        queue.put(f"b{number}", owner="b", cost=1.0)
+    first = [queue.take() or "" for _ in range(20)]
+    assert abs(sum(name[0] == "a" for name in first) - 10) <= 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from petzval.inference import preview
+from petzval.inference import preview, projection
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.preview import LONGEST_SIDE, SmallPreviews, preview_pixels
 from petzval.inference.projection import CACHE_VARIABLE, LatentProjection, fit
@@ -20,6 +20,8 @@ from petzval.models.vae import Autoencoder
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(projection, "_FIT_PICTURES", 2)
+    monkeypatch.setattr(projection, "_FIT_SIDE", 64)
 
 
 def _drawn(pipeline: Pipeline) -> list[bool]:

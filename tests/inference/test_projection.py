@@ -33,6 +33,13 @@ def mini() -> Pipeline:
     return Pipeline.load("mini", device="cpu", dtype="float32")
 
 
+@pytest.fixture(autouse=True)
+def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested of a fit here does not need all its pictures."""
+    monkeypatch.setattr(projection, "_FIT_PICTURES", 4)
+    monkeypatch.setattr(projection, "_FIT_SIDE", 192)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(projection.CACHE_VARIABLE, str(tmp_path))

@@ -51,12 +51,19 @@ def running(
     drawer: Drawer | None = None,
     engine: dict[str, Any] | None = None,
     port: int = 0,
+    parts: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Generator[Running]:
-    """Start a server and stop it gently at the end of the block; port 0 takes a free one."""
+    """Start a server and stop it gently at the end of the block; port 0 takes a free one.
+
+    Args:
+        engine: options of `Engine`.
+        parts: further arguments of `create_app`.
+        settings: of `ServerSettings`.
+    """
     drawer = drawer or ScriptedDrawer()
     made = ServerSettings(folder=folder, port=port, drain_seconds=5.0, **settings)
-    app = create_app(made, Engine([drawer], **(engine or {})))
+    app = create_app(made, Engine([drawer], **(engine or {})), **(parts or {}))
     started = threading.Event()
     urls: list[str] = []
 

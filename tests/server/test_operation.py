@@ -161,3 +161,15 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(ServerError, match="schema 99"):
         create_app(ServerSettings(folder=tmp_path), Engine([ScriptedDrawer()]))
+
+
+def test_two_servers_do_not_share_a_folder(studio: Running) -> None:
+    settings = studio.studio.settings
+    with pytest.raises(ServerError, match="another server uses"):
+        create_app(settings, Engine([ScriptedDrawer()]))
+    assert studio.studio.keys.add("while it runs").startswith("pz-")
+
+
+def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    Store(tmp_path / "studio").close()
+    assert (tmp_path / "studio").stat().st_mode & 0o077 == 0

@@ -75,6 +75,37 @@ def _run(
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the page in a browser when it is ready.")
     ] = False,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="A content check that an installed package offers.", show_default=False),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="Sign pictures (C2PA) with this chain, PEM.", show_default=False),
+    ] = None,
+    certificate_key: Annotated[
+        Path | None, typer.Option(help="The certificate's key, PEM.", show_default=False)
+    ] = None,
+    algorithm: Annotated[
+        str, typer.Option(help="Of the signature: es256, es384, ps256, ed25519.")
+    ] = "es256",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Draw with replicas on Ray Serve, on many devices.")
+    ] = False,
+    replicas: Annotated[int, typer.Option(help="With --ray: replicas that draw.", min=1)] = 2,
+    encoders: Annotated[
+        int,
+        typer.Option(help="With --ray: replicas that encode prompts for all; 0 for none.", min=0),
+    ] = 1,
+    cpus: Annotated[float, typer.Option(help="With --ray: CPUs of a replica.", min=0)] = 1.0,
+    gpus: Annotated[float, typer.Option(help="With --ray: GPUs of a replica.", min=0)] = 0.0,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --ray: a cluster, such as auto. [default: one on this machine]",
+            show_default=False,
+        ),
+    ] = None,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts into the log.")
     ] = False,
@@ -111,16 +142,38 @@ def _run(
     )
     if not settings.is_local and not settings.needs_keys:
         complain("warning", "everybody who can reach this machine may use the studio: no keys")
+    models = tuple(model or [options.DEFAULT_MODEL])
+    loras = {each: Path(file) for each, file in _pairs("--lora", lora).items()}
+    shared: dict[str, Any] = {
+        "models": models,
+        "loras": loras,
+        "device": device,
+        "dtype": dtype or "auto",
+        "threads": threads,
+        "batch_size": batch_size,
+    }
+    pool = None
+    if ray:
+        from petzval.server.pool import PoolSettings
+
+        pool = PoolSettings(
+            **shared,
+            replicas=replicas,
+            encoders=encoders,
+            cpus=cpus,
+            gpus=gpus,
+            address=ray_address,
+        )
     serve(
         Serving(
+            **shared,
             settings=settings,
-            models=tuple(model or [options.DEFAULT_MODEL]),
-            loras={each: Path(file) for each, file in _pairs("--lora", lora).items()},
-            device=device,
-            dtype=dtype or "auto",
-            threads=threads,
             capacity=queue,
-            batch_size=batch_size,
+            checks=tuple(check or ()),
+            certificate=certificate,
+            certificate_key=certificate_key,
+            algorithm=algorithm,
+            pool=pool,
         ),
         ready=_show if open_page else print_line,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class PipelineDrawer:
         batch_size: pictures that run through the networks together.
         overlap: decode, and encode the next prompt, in other threads than the denoising. None does
             so on accelerators; on a CPU all threads would share the same cores.
+        text: name of a model → its prompt encoder, where the checkpoint's own is not to be loaded.
 
     Raises:
         RequestError, CheckpointError: as `Pipeline.load`; or a LoRA fits none of the models.
@@ -54,11 +55,17 @@ class PipelineDrawer:
         dtype: str = "auto",
         batch_size: int = 1,
         overlap: bool | None = None,
+        text: Callable[[str], PromptEncoder] | None = None,
     ) -> None:
         self._loaded: dict[str, _Loaded] = {}
         for model in models:
             located = locate(model)
-            pipeline = Pipeline.load(model, device=device, dtype=dtype)
+            pipeline = Pipeline.load(
+                model,
+                device=device,
+                dtype=dtype,
+                text=None if text is None else text(located.name),
+            )
             assert pipeline.planning is not None
             self._loaded[located.name] = _Loaded(
                 pipeline=pipeline,

@@ -76,7 +76,9 @@ class FairQueue(Generic[T]):
         quantum = max(line.waiting[0].cost for line in self._lines.values())
         while True:
             owner, line = next(iter(self._lines.items()))
-            if line.deficit >= line.waiting[0].cost or len(self._lines) == 1:
+            if len(self._lines) == 1:  # its turns cost nobody anything: no debts for later
+                line.deficit = max(line.deficit, line.waiting[0].cost)
+            if line.deficit >= line.waiting[0].cost:
                 return self._serve(owner, line, 0)
             line.deficit += quantum * line.weight
             self._lines.move_to_end(owner)

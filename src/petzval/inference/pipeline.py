@@ -2,8 +2,7 @@
 
 `Pipeline.steps` is that life on one screen, as a generator: progress, previews and cancellation are
 what its consumer does between two steps. Pictures run through the networks one at a time unless a
-larger `batch_size` is asked for: a batch of another size rounds differently, and a seed should give
-the same bytes alone and in company.
+larger `batch_size` is asked for: a batch of another size rounds differently.
 """
 
 from __future__ import annotations
@@ -153,6 +152,7 @@ class Pipeline:
         encoder: str | Path | None = None,
         vae: str | Path | None = None,
         tokenizer: str | Path | None = None,
+        text: PromptEncoder | None = None,
         memory: Amount = None,
         ram: Amount = None,
         quantise: str = "exact",
@@ -178,6 +178,7 @@ class Pipeline:
                 checkpoint's own.
             tokenizer: a folder with `tokenizer.json`, the file, or a file of weights with it
                 inside; None takes the one that came with the encoder.
+            text: in place of the checkpoint's text encoder, which is not loaded then.
             memory: the device's, as "8GB" or in bytes; on a CPU that of the process.
             ram: this process's, where another device draws.
             quantise: "float8", "int8" or "int4" keeps the denoiser's blocks in fewer bits.
@@ -198,6 +199,7 @@ class Pipeline:
             budget=Budget.of(memory, ram),
             storage=choose_storage(quantise),
             live=live_lora,
+            encodes=text is None,
         )
         work = default_work(located.defaults)
         if request is not None:
@@ -205,10 +207,11 @@ class Pipeline:
         residency = planning.settle(work)
         identity = planning.checkpoint.identity
         networks = residency.networks
+        text = text or PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=identity)
         return cls(
             name=located.name,
             identity=identity,
-            text=PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=identity),
+            text=text,
             denoiser=networks.denoiser,
             autoencoder=networks.autoencoder,
             defaults=located.defaults,
@@ -222,8 +225,7 @@ class Pipeline:
         """How strong each LoRA is from now on, in the order in which they were loaded.
 
         Raises:
-            RequestError: the LoRAs are merged, a weight is missing or out of range, or the
-                pipeline was folded.
+            RequestError: the LoRAs are merged or folded, or a weight is missing or out of range.
         """
         if self._live is None or self._folded.dropped:
             why = "merged into the weights" if self._live is None else "folded with them"

@@ -24,7 +24,7 @@ from petzval.inference.placement import Placement, Storage
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planner import Budget, Planner
 from petzval.inference.recipe import UsedLora
-from petzval.inference.residency import Loras, Networks, Residency
+from petzval.inference.residency import Loras, Networks, Residency, unloaded_encoder
 from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.inference.variants import Defaults, Located
 from petzval.kernels import backends
@@ -59,6 +59,8 @@ class Planning:
         storage: of the denoiser's blocks.
         loras: added to the denoiser.
         live: keep them beside its weights.
+        encodes: False leaves the text encoder without numbers where all networks stay for good:
+            somebody else encodes.
         speeds: of the machine; measured where they are not given.
     """
 
@@ -70,6 +72,7 @@ class Planning:
     storage: Storage = "exact"
     loras: Loras = ()
     live: bool = False
+    encodes: bool = True
     speeds: Speeds | None = None
 
     @classmethod
@@ -83,6 +86,7 @@ class Planning:
         budget: Budget,
         storage: Storage,
         live: bool = False,
+        encodes: bool = True,
         speeds: Speeds | None = None,
     ) -> Planning:
         """Open what was located for a device and a type by name; nothing is loaded but LoRAs.
@@ -104,6 +108,7 @@ class Planning:
             storage=storage,
             loras=[(read_lora(choice.path, config), choice.weight) for choice in loras],
             live=live,
+            encodes=encodes,
             speeds=speeds,
         )
 
@@ -163,7 +168,9 @@ class Planning:
     def _load_everything(self) -> Residency:
         checkpoint, device = self.checkpoint, self.device
         networks = Networks(
-            encoder=checkpoint.load_encoder(self.dtype, device),
+            encoder=checkpoint.load_encoder(self.dtype, device)
+            if self.encodes
+            else unloaded_encoder(checkpoint),
             denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.merged),
             autoencoder=checkpoint.load_vae(self.dtype, device),
         )

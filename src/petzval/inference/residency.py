@@ -45,15 +45,21 @@ def parameter_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def unloaded_encoder(checkpoint: Checkpoint) -> GptOssEncoder:
+    """The text encoder without numbers."""
+    selected = checkpoint.denoiser_config.selected_layer_index
+    module = build_on_meta(checkpoint.encoder_config, selected)
+    assert isinstance(module, GptOssEncoder)
+    module.selected_layers = tuple(selected)
+    return module.eval()
+
+
 def build_encoder(checkpoint: Checkpoint, strategy: Strategy, dtype: torch.dtype) -> GptOssEncoder:
     """The text encoder without numbers; its table of embeddings is looked up in the file.
 
     A table that is packed there is decoded whole, and kept.
     """
-    selected = checkpoint.denoiser_config.selected_layer_index
-    module = build_on_meta(checkpoint.encoder_config, selected)
-    assert isinstance(module, GptOssEncoder)
-    module.selected_layers = tuple(selected)
+    module = unloaded_encoder(checkpoint)
     table = checkpoint.encoder_source.infos[_TABLE]
     if packing_of(table):
         return module.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 
 from fastapi import FastAPI, Request
@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 import petzval
 from petzval.inference.engine import Engine
 from petzval.server import reference
+from petzval.server.checks import ContentCheck
 from petzval.server.errors import ApiError, error_body
 from petzval.server.events import Hub
 from petzval.server.guard import Guard
@@ -24,7 +25,9 @@ from petzval.server.jobs import Jobs
 from petzval.server.journal import note
 from petzval.server.keys import Keys
 from petzval.server.links import Links
+from petzval.server.lock import FolderLock
 from petzval.server.metrics import Metrics
+from petzval.server.provenance import Provenance
 from petzval.server.routes import images, jobs, links, models, page, pictures, recipes
 from petzval.server.routes import state as state_routes
 from petzval.server.settings import ServerSettings
@@ -34,13 +37,24 @@ from petzval.server.store import Store
 _CLEANING_SECONDS = 600.0
 
 
-def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
+def create_app(
+    settings: ServerSettings,
+    engine: Engine,
+    *,
+    checks: Sequence[ContentCheck] = (),
+    provenance: Provenance | None = None,
+) -> FastAPI:
     """The studio around an engine, which it starts and closes.
 
+    Args:
+        checks: of prompts and pictures; where there are any, there are no previews.
+        provenance: signs pictures.
+
     Raises:
-        ServerError: the folder cannot be used.
+        ServerError: the folder cannot be used, or another server uses it.
     """
     store = Store(settings.folder)
+    lock = FolderLock(settings.folder)
     hub = Hub()
     metrics = Metrics(engine)
     studio = Studio(
@@ -51,7 +65,8 @@ def create_app(settings: ServerSettings, engine: Engine) -> FastAPI:
         keys=Keys(store),
         links=Links(settings.folder),
         metrics=metrics,
-        jobs=Jobs(settings, store, engine, hub, metrics),
+        lock=lock,
+        jobs=Jobs(settings, store, engine, hub, metrics, checks=checks, provenance=provenance),
     )
     app = FastAPI(
         title="Petzval",
@@ -90,6 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         studio.hub.close()
         await run_in_threadpool(studio.engine.close, studio.settings.drain_seconds)
         studio.store.close()
+        studio.lock.release()
 
 
 async def _clean(studio: Studio) -> None:

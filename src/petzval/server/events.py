@@ -20,7 +20,6 @@ HISTORY = 4096
 """Events that are kept for listeners who come back."""
 
 _FLEETING = frozenset({"progress", "preview", "partial"})
-_INTERNAL = frozenset({"partial"})
 _SLOW = 256
 """Events that may wait for a listener before the fleeting ones are left out."""
 
@@ -86,9 +85,11 @@ class Hub:
                 listener.offer(event)
 
     def has_listeners(self, job: str, owner: str) -> bool:
-        """Whether anybody would see what is published for a job."""
+        """Whether anybody outside would see what is published for a job."""
         with self._lock:
-            return any(listener.wants(job, owner) for listener in self._listeners)
+            return any(
+                listener.wants(job, owner) and not listener.internal for listener in self._listeners
+            )
 
     def subscribe(
         self,
@@ -103,7 +104,7 @@ class Hub:
         Args:
             job: to this one alone.
             after: id of the last event that was seen before.
-            internal: hear partials, too.
+            internal: hear partials, and no previews: they need not be made for this one.
         """
         listener = Subscription(self, owner, job, internal)
         with self._lock:
@@ -147,11 +148,13 @@ class Subscription:
 
     Attributes:
         resumed: whether what was missed is known and comes first.
+        internal: see `Hub.subscribe`.
     """
 
     def __init__(self, hub: Hub, owner: str, job: str | None, internal: bool) -> None:
         self.resumed = False
-        self._hub, self._owner, self._job, self._internal = hub, owner, job, internal
+        self.internal = internal
+        self._hub, self._owner, self._job = hub, owner, job
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._ended = False
@@ -171,7 +174,7 @@ class Subscription:
         """Add an event; called from any thread, with the hub's lock."""
         if not self.wants(event.job, event.owner) or self._ended:
             return
-        if event.kind in _INTERNAL and not self._internal:
+        if event.kind == ("preview" if self.internal else "partial"):
             return
         if len(self._events) >= _SLOW and event.kind in _FLEETING:
             return

@@ -17,8 +17,10 @@ from petzval.inference.recipe import Recipe
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 
 
-def convert(png: bytes, recipe: Mapping[str, Any], format: Format, quality: int | None) -> bytes:
-    """A kept picture in another format, its recipe inside.
+def convert(
+    png: bytes, recipe: Mapping[str, Any], format: Format, quality: int | None = None
+) -> bytes:
+    """A kept picture in another format, its recipe inside; a signature does not come along.
 
     Args:
         quality: of JPEG and WebP, 0 to 100; None for the best.

@@ -31,12 +31,15 @@ from petzval.inference.task import (
     Task,
     TaskEvent,
 )
+from petzval.server.checks import ContentCheck, refuse_picture, refuse_prompt
 from petzval.server.errors import ApiError, api_error, error_body, not_found
 from petzval.server.events import Hub
+from petzval.server.formats import Format, convert
 from petzval.server.journal import LOGGER, note
 from petzval.server.keys import Caller
 from petzval.server.limits import RateLimit, check_size
 from petzval.server.metrics import Metrics
+from petzval.server.provenance import Provenance
 from petzval.server.schemas import ErrorDetail, Job, JobRequest, LoraAsked, Picture, Progress
 from petzval.server.settings import ServerSettings
 from petzval.server.store import UNFINISHED, Store, new_id
@@ -57,12 +60,17 @@ class Jobs:
         engine: Engine,
         hub: Hub,
         metrics: Metrics,
+        *,
+        checks: Sequence[ContentCheck] = (),
+        provenance: Provenance | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.engine = engine
         self.hub = hub
         self.metrics = metrics
+        self.checks = tuple(checks)
+        self.provenance = provenance
         self.draining = False
         self._rates = RateLimit()
         self._accepting = threading.Lock()
@@ -95,6 +103,7 @@ class Jobs:
         asked = self._decided(request)
         plan = self._plan(asked)
         check_size(plan, caller.limits)
+        refuse_prompt(self.checks, request.prompt, request.negative_prompt)
         with self._accepting:
             known = self._known(caller, idempotency_key, fingerprint)
             if known is not None:
@@ -191,6 +200,18 @@ class Jobs:
                 )
         return model
 
+    def file_of(self, row: PictureRow, format: Format, quality: int | None = None) -> bytes:
+        """A picture's file in a format, with its recipe, and signed where pictures are.
+
+        Args:
+            quality: as in `formats.convert`.
+        """
+        png = self.store.file(row.id).read_bytes()
+        data = convert(png, row.recipe, format, quality)
+        if self.provenance is None or format == "png":
+            return data
+        return self.provenance.sign(data, format)
+
     def describe(self, row: JobRow, positions: Mapping[str, int] | None = None) -> Job:
         """A job as the API tells of it."""
         if positions is None:
@@ -285,7 +306,9 @@ class Jobs:
             weight=weight,
             wait_seconds=self.settings.wait_seconds,
             draw_seconds=self.settings.draw_seconds,
-            partials=partials,
+            # With a check, nothing is shown before it was looked at.
+            partials=0 if self.checks else partials,
+            previews=not self.checks,
         )
         self.engine.submit(task, lambda event: self._heard(row, event), over_capacity=True)
 
@@ -324,9 +347,11 @@ class Jobs:
     def _keep(self, row: JobRow, image: GeneratedImage) -> None:
         self.metrics.finished(image)
         picture = image.pil()
-        kept = self.store.add_picture(
-            row, image.index, image.recipe, image.encode("png"), _thumbnail(picture)
-        )
+        refuse_picture(self.checks, picture, image.recipe.prompt)
+        png = image.encode("png")
+        if self.provenance is not None:
+            png = self.provenance.sign(png, "png")
+        kept = self.store.add_picture(row, image.index, image.recipe, png, _thumbnail(picture))
         self.hub.publish(row.id, row.owner, "picture", describe(kept).model_dump(mode="json"))
 
     def _give_up(self, row: JobRow, error: ApiError) -> None:

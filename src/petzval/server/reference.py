@@ -68,9 +68,9 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     success = next(s for s in operation["responses"] if s.startswith("2"))
     answer = operation["responses"][success]
     if path in _STREAMS:
-        answer["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        answer["content"] = {"text/event-stream": {}}
     elif path == "/v1/images/generations":
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        answer["content"]["text/event-stream"] = {}
     elif path == "/metrics":
         answer["content"] = {"text/plain": {"schema": {"type": "string"}}}
     elif path.endswith(("/file", "/thumbnail")) or path.startswith("/v1/links"):

@@ -17,8 +17,11 @@ from petzval.errors import ServerError
 from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.engine import CAPACITY, Engine
 from petzval.server.app import create_app
+from petzval.server.checks import load_checks
 from petzval.server.connection import TimedProtocol
 from petzval.server.journal import configure, note
+from petzval.server.pool import PoolSettings, start_pool, stop_pool
+from petzval.server.provenance import Provenance
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
 
@@ -33,6 +36,9 @@ class Serving:
         device, dtype: as in `Pipeline.load`.
         threads: torch's; None leaves the machine's default.
         capacity, batch_size: of the engine.
+        checks: names of content checks, see `checks.load_checks`.
+        certificate, certificate_key, algorithm: as in `Provenance`; None signs nothing.
+        pool: draw with Ray Serve's replicas, and not in this process.
     """
 
     settings: ServerSettings
@@ -43,6 +49,11 @@ class Serving:
     threads: int | None = None
     capacity: int = CAPACITY
     batch_size: int = 1
+    checks: tuple[str, ...] = ()
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    algorithm: str = "es256"
+    pool: PoolSettings | None = None
 
 
 def serve(serving: Serving, ready: Callable[[str], object]) -> None:
@@ -59,14 +70,34 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
     settings = serving.settings
     listening = listen(settings)
     with closing(listening):
-        engine = _load(serving)
-        run_app(create_app(settings, engine), listening, ready)
+        checks = load_checks(serving.checks)
+        provenance = _provenance(serving)
+        try:
+            app = create_app(settings, _load(serving), checks=checks, provenance=provenance)
+            run_app(app, listening, ready)
+        finally:
+            if serving.pool is not None:
+                stop_pool()
     note("stopped")
+
+
+def _provenance(serving: Serving) -> Provenance | None:
+    certificate, key = serving.certificate, serving.certificate_key
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ServerError(
+            "signing needs a certificate and its key", "give --certificate and --certificate-key"
+        )
+    return Provenance(certificate, key, algorithm=serving.algorithm)
 
 
 def _load(serving: Serving) -> Engine:
     if serving.threads is not None:
         torch.set_num_threads(serving.threads)
+    if serving.pool is not None:
+        drawers = start_pool(serving.pool)
+        return Engine(drawers, capacity=serving.capacity, batch_size=serving.batch_size)
     drawer = PipelineDrawer(
         serving.models,
         loras=serving.loras,

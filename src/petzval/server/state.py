@@ -12,6 +12,7 @@ from petzval.server.events import Hub
 from petzval.server.jobs import Jobs
 from petzval.server.keys import Caller, Keys
 from petzval.server.links import Links
+from petzval.server.lock import FolderLock
 from petzval.server.metrics import Metrics
 from petzval.server.settings import ServerSettings
 from petzval.server.store import Store
@@ -28,6 +29,7 @@ class Studio:
     keys: Keys
     links: Links
     metrics: Metrics
+    lock: FolderLock
     jobs: Jobs
 
 

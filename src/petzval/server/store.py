@@ -39,7 +39,8 @@ class Store:
         self.folder = folder
         self.pictures_folder = folder / "pictures"
         try:
-            self.pictures_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts are nobody else's
+            self.pictures_folder.mkdir(exist_ok=True)
         except OSError as error:
             raise ServerError(
                 f"{folder} cannot be used: {error.strerror}", "name another folder with --data"

@@ -122,6 +122,7 @@ def test_mistakes_are_said_in_words(tmp_path: Path, visit: Open) -> None:
             expect(page.locator("#create")).to_be_enabled()
         expect(alert).to_contain_text("as much waiting as it takes")
         expect(alert).to_contain_text("1 of your jobs are waiting already")
+        expect(alert).to_contain_text("Try again in 5 seconds.")
 
 
 def test_steps_are_shown_as_they_come_and_a_job_can_be_stopped(tmp_path: Path, visit: Open) -> None:

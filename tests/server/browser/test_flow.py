@@ -23,8 +23,10 @@ pytestmark = pytest.mark.browser
 TILES = ".tile:not([hidden])"
 NUM_PICTURES = 500
 
-MOST_LAYOUT_SECONDS = 3.0
-"""Of the main thread's own time for layout and style while 500 pictures are scrolled through."""
+MOST_OF_OURS = 0.35
+"""Part of the main thread's work that is layout, style and script while 500 pictures are scrolled
+through; the rest is the browser's painting. A part, since seconds depend on what else the machine
+does; on an idle core it was 0.16, with 157 layouts in all."""
 
 
 def test_two_clicks_make_a_picture(tmp_path: Path, visit: Open) -> None:
@@ -116,8 +118,11 @@ def _fill(folder: Path) -> None:
 
 
 def _job(number: int) -> dict[str, object]:
-    empty = dict.fromkeys(("started", "finished", "error", "idempotency_key"))
-    return empty | {
+    return {
+        "started": None,
+        "finished": None,
+        "error": None,
+        "idempotency_key": None,
         "id": f"job_{number}",
         "owner": LOCAL,
         "user": "",
@@ -143,7 +148,6 @@ def test_five_hundred_pictures_scroll_without_jank(tmp_path: Path, visit: Open) 
         page = visit(studio.url, width=1600, height=1000)
         expect(page.locator(TILES).first).to_be_visible()
         session = page.context.new_cdp_session(page)
-        session.send("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
         session.send("Performance.enable")
 
         def spent() -> dict[str, float]:
@@ -152,7 +156,7 @@ def test_five_hundred_pictures_scroll_without_jank(tmp_path: Path, visit: Open) 
 
         before = spent()
         page.mouse.move(1000, 600)
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + 3 * SECONDS
         while page.locator(TILES).count() < NUM_PICTURES or not page.evaluate(
             "scrollY + innerHeight > document.documentElement.scrollHeight - 20"
         ):
@@ -164,8 +168,9 @@ def test_five_hundred_pictures_scroll_without_jank(tmp_path: Path, visit: Open) 
             for name in after
             if name.endswith(("Duration", "Count"))
         }
-        layout = took["LayoutDuration"] + took["RecalcStyleDuration"]
-        assert layout < MOST_LAYOUT_SECONDS, took
+        ours = took["LayoutDuration"] + took["RecalcStyleDuration"] + took["ScriptDuration"]
+        assert ours < MOST_OF_OURS * took["TaskDuration"], took
+        assert took["LayoutCount"] < NUM_PICTURES, took  # no layout of the wall for each picture
         expect(page.locator(f"{TILES} img.there").last).to_be_visible()
         drawn = page.locator("img.there").count()
         assert drawn >= NUM_PICTURES * 0.9  # all were passed, nearly all were fetched on the way

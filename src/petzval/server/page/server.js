@@ -21,12 +21,10 @@ export class ServerError extends Error {
   /**
    * @param {string} message
    * @param {number} status 0 where there was no answer at all
-   * @param {number} [retryAfter] seconds
    */
-  constructor(message, status, retryAfter = 0) {
+  constructor(message, status) {
     super(message);
     this.status = status;
-    this.retryAfter = retryAfter;
   }
 }
 
@@ -123,8 +121,10 @@ async function inWords(answer) {
   } catch {
     // a proxy's page, or no body
   }
-  if (answer.status === 429) message = [t("error.busy"), message].filter(Boolean).join(" ");
-  return new ServerError(message || t("error.status", { status: answer.status }), answer.status, wait);
+  message ||= t("error.status", { status: answer.status });
+  if (answer.status === 429) message = `${t("error.busy")} ${message}`;
+  if (wait) message = `${message.replace(/([^.!?。])$/, "$1.")} ${t("error.wait", { n: wait, seconds: wait })}`;
+  return new ServerError(message, answer.status);
 }
 
 /** @param {number} milliseconds */

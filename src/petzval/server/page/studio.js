@@ -326,8 +326,7 @@ class Studio {
 
   /** @param {unknown} error */
   #complain(error) {
-    const wait = error instanceof ServerError && error.retryAfter ? ` ${t("error.wait", { n: error.retryAfter, seconds: error.retryAfter })}` : "";
-    note((error instanceof Error ? error.message : String(error)) + wait, { error: true });
+    note(error instanceof Error ? error.message : String(error), { error: true });
   }
 
   // ── the page itself ────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ from petzval.inference.event import PicturePixels
 from petzval.resolution import Resolution
 from petzval.server.errors import ApiError
 from petzval.server.events import Event, sse
-from petzval.server.formats import Format, base64_of, convert
+from petzval.server.formats import Format, base64_of
 from petzval.server.jobs import describe
 from petzval.server.keys import Caller
 from petzval.server.routes.jobs import PAUSE_SECONDS, STREAM_HEADERS, IdempotencyKey
@@ -221,8 +221,7 @@ class _Answering:
         return ImageAnswer(b64_json=self._base64(row), petzval=describe(row))
 
     def _base64(self, row: PictureRow) -> str:
-        png = self._studio.store.file(row.id).read_bytes()
-        data = convert(png, row.recipe, self._format, self._body.output_compression)
+        data = self._studio.jobs.file_of(row, self._format, self._body.output_compression)
         return base64.b64encode(data).decode("ascii")
 
     def _picture(self, id: str) -> PictureRow:

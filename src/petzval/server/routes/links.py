@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from petzval.server.errors import not_found
-from petzval.server.formats import convert
 from petzval.server.state import TheStudio
 
 router = APIRouter(prefix="/v1/links", tags=["pictures"])
@@ -26,5 +25,4 @@ def linked_picture(
     row = studio.store.picture(id)
     if row is None or row.deleted is not None:
         raise not_found("picture")
-    data = convert(studio.store.file(row.id).read_bytes(), row.recipe, format, None)
-    return Response(data, media_type=f"image/{format}")
+    return Response(studio.jobs.file_of(row, format), media_type=f"image/{format}")
