@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from petzval.inference.engine import Drawer, Engine
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import make_plan
 from petzval.inference.request import GenerationRequest
-from petzval.inference.task import Ended, Finished, Stepped, Task, TaskEvent
+from petzval.inference.task import Ended, Finished, Task, TaskEvent
 from petzval.server.pool import PooledDrawer, PoolSettings, start_pool, stop_pool
 
 # Warnings of Ray are not ours to mend.
@@ -61,38 +60,6 @@ def test_the_pool_draws_what_the_pipeline_draws(
         (event.image for event in events if isinstance(event, Finished)), key=lambda i: i.index
     )
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(images, expected, strict=True))
-
-
-def test_a_replica_that_dies_takes_no_picture_along(drawers: tuple[PooledDrawer, ...]) -> None:
-    import ray
-    from ray.util import list_named_actors
-
-    [model] = drawers[0].models
-    plan = make_plan(GenerationRequest(prompt="a fox", size="64x64", steps=200), model.defaults)
-    events: list[TaskEvent] = []
-    heard = threading.Condition()
-
-    def hear(event: TaskEvent) -> None:
-        with heard:
-            events.append(event)
-            heard.notify_all()
-
-    def begun() -> bool:
-        return {e.task for e in events if isinstance(e, Stepped)} == {"a", "b"}
-
-    def ends() -> list[Ended]:
-        return [event for event in events if isinstance(event, Ended)]
-
-    with Engine(drawers) as engine, heard:
-        for id in ("a", "b"):  # one for each replica, of which one will be there for both
-            engine.submit(Task(id=id, plan=plan, model=model.name), hear)
-        assert heard.wait_for(begun, 60)
-        named: list[Any] = list_named_actors(all_namespaces=True)
-        dying = next(each for each in named if "#Drawing#" in each["name"])
-        ray.kill(ray.get_actor(dying["name"], dying["namespace"]), no_restart=False)
-        assert heard.wait_for(lambda: len(ends()) == 2, 120)
-    assert [end.how for end in ends()] == ["done", "done"], ends()
-    assert sum(isinstance(event, Finished) for event in events) == 2
 
 
 def test_stopping_early_stops_the_replica(drawers: tuple[PooledDrawer, ...]) -> None:
