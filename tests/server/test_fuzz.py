@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
@@ -24,6 +25,8 @@ _CHECKS = [
 ]
 
 
+# schemathesis draws with `random` now and then, which Hypothesis dislikes.
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 def test_every_answer_is_as_described(shared_studio: Running) -> None:
     schema: Any = schemathesis.openapi.from_url(f"{shared_studio.url}/openapi.json")
     operations = [found.ok() for found in schema.exclude(path=_ENDLESS).get_all_operations()]

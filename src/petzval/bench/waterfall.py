@@ -47,7 +47,7 @@ def waterfall(
     """
     dtype: torch.dtype = getattr(torch, setting.dtype)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.accelerator.reset_peak_memory_stats(device)
     progress(f"{setting.title}: making the networks")
     studio = Studio(make_scene(setting, device))
     ways = ladder(studio.scene, compile=compile)
@@ -152,5 +152,5 @@ def _floor(setting: Setting, ceilings: Ceilings) -> dict[str, dict[str, float]]:
 
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.accelerator.max_memory_allocated(device)
     return backends.peak_resident_bytes()

@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from petzval.kernels.cuda_graph import CudaGraph
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.rope import RopeTables
 
@@ -39,35 +40,6 @@ class Graph(Protocol):
 
 
 Capture: TypeAlias = Callable[[Function, Sequence[Tensor]], Graph]
-
-
-class CudaGraph:
-    """A `Graph` of CUDA: inputs are copied into the places it was recorded with."""
-
-    WARM_UPS = 3
-    """Calls before the recording: kernels are compiled and chosen in them."""
-
-    def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
-        self._inputs = [x.clone() for x in inputs]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(self.WARM_UPS):
-                function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._output = function(*self._inputs)
-
-    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
-        for place, x in zip(self._inputs, inputs, strict=True):
-            place.copy_(x)
-        self._graph.replay()
-        return self._output.clone()
-
-    def release(self) -> None:
-        self._graph.reset()
-        self._inputs.clear()
 
 
 class GraphCache:
