@@ -16,8 +16,9 @@ from benchmarks.random_checkpoint import write_random_checkpoint
 from petzval.models.sizes import LENS_GPT_OSS, LENS_MMDIT, LENS_VAE
 
 SIZE, STEPS = "384x384", 2
-LIMIT = 0.10
-"""Predicted and measured peak differ by no more than this share."""
+LIMIT, SLACK = 0.10, 0.25
+"""A peak is at most the first share above its prediction, and a prediction at most the second above
+its peak: how many pages of a streamed file stay mapped is the system's choice, and changes."""
 
 DENOISER = dataclasses.replace(
     LENS_MMDIT, num_layers=4, enc_hidden_dim=640, selected_layer_index=(0, 1)
@@ -46,8 +47,13 @@ def measured(folder: Path, *words: str) -> dict[str, Any]:
 
 
 def difference(report: dict[str, Any]) -> float:
-    """Share by which the prediction is off."""
-    return abs(report["predicted"] / report["measured"] - 1)
+    """Share by which the prediction is off; negative where less was needed."""
+    return report["measured"] / report["predicted"] - 1
+
+
+def keeps_to(report: dict[str, Any]) -> bool:
+    """Whether prediction and peak agree, see `LIMIT`."""
+    return -SLACK / (1 + SLACK) <= difference(report) <= LIMIT
 
 
 def _prepare() -> Prepared:
@@ -57,7 +63,7 @@ def _prepare() -> Prepared:
     facts: dict[str, float | str] = {}
     for name in STRATEGIES:
         report = measured(folder, "--strategy", name, *options)
-        assert difference(report) <= LIMIT, (name, report)
+        assert keeps_to(report), (name, report)
         predicted, found = (report[key] / 1e6 for key in ("predicted", "measured"))
         facts[name] = f"predicted {predicted:.0f} MB, measured {found:.0f} MB"
 

@@ -47,7 +47,12 @@ def _fuzz(operation: Any) -> None:
     def every_answer(case: Any) -> None:
         case.call_and_validate(checks=_CHECKS)
 
-    every_answer()
+    try:
+        every_answer()
+    except SystemError:
+        # CPython 3.11 counts the depth of `ast.parse` for all threads together, and the server is
+        # one of them (fixed in 3.11.8).
+        every_answer()
 
 
 def test_the_page_of_the_api_tells_of_every_route(shared_studio: Running) -> None:

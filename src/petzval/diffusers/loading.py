@@ -82,4 +82,9 @@ def _checked(dtype: torch.dtype | None) -> torch.dtype:
         return torch.float32
     if not isinstance(dtype, torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RequestError(f"dtype must be one of torch's, got {dtype!r}", "use torch.bfloat16")
+    if dtype == torch.float16:
+        raise RequestError(
+            "float16 overflows in these networks unless they are scaled for it",
+            "use torch.bfloat16; petzval.load scales them where there is no bfloat16",
+        )
     return choose_dtype(str(dtype).removeprefix("torch."), torch.device("cpu"))

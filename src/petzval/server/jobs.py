@@ -321,6 +321,9 @@ class Jobs:
         elif isinstance(event, Stepped):
             self._stepped(row, event)
         elif isinstance(event, Finished):
+            now = self.store.job(row.id)
+            if now is None or now.status not in UNFINISHED:
+                return  # given up while this one was on its way: nothing follows the end
             try:
                 self._keep(row, event.image)
             except ApiError as error:

@@ -47,9 +47,9 @@ class Visit:
 Open: TypeAlias = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Generator[Browser]:
-    """One browser for all tests of a worker."""
+    """One browser for the tests of a file; while it lives, no test can run a loop of its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
