@@ -19,6 +19,8 @@ export class Gallery {
     this.note = $("#wall-note");
     /** @type {Map<string, {picture: Picture, tile: HTMLElement}>} */
     this.shown = new Map();
+    /** @type {Set<string>} taken off here, while lists that still name them may be under way */
+    this.gone = new Set();
     /** @type {Set<string>} pictures that lie on the bench */
     this.away = new Set();
     this.filter = { q: "", favourite: false };
@@ -101,7 +103,7 @@ export class Gallery {
   /** @param {Picture} picture hung where its time has its place; nowhere, where that is not fetched yet */
   add(picture) {
     if (this.shown.has(picture.id)) return this.update(picture);
-    if (this.filtered || picture.deleted || this.cursor === undefined) return;
+    if (this.filtered || picture.deleted || this.gone.has(picture.id) || this.cursor === undefined) return;
     const older = this.wall.querySelectorAll(".tile[data-id]");
     const place = Array.from(older).find((tile) => this.picture(/** @type {HTMLElement} */ (tile).dataset.id ?? "").created <= picture.created);
     if (place) place.before(this.#tile(picture));
@@ -131,9 +133,11 @@ export class Gallery {
     const focused = known.tile.contains(document.activeElement);
     known.tile.remove();
     this.shown.delete(id);
+    this.gone.add(id);
     if (focused) /** @type {HTMLElement | null} */ (neighbour?.querySelector(".open"))?.focus();
     this.#settle();
     return () => {
+      this.gone.delete(id);
       this.shown.set(id, known);
       if (next?.isConnected) next.before(known.tile);
       else this.wall.append(known.tile);
@@ -170,7 +174,7 @@ export class Gallery {
   #append(page) {
     this.cursor = page.next_cursor;
     this.wall.querySelectorAll(".skeleton").forEach((each) => each.remove());
-    const fresh = page.data.filter((picture) => !this.shown.has(picture.id));
+    const fresh = page.data.filter((picture) => !this.shown.has(picture.id) && !this.gone.has(picture.id));
     this.wall.append(...fresh.map((picture) => this.#tile(picture)));
     this.#settle();
   }

@@ -144,21 +144,28 @@ class Studio {
       this.bench.recall(picture.id);
     };
     const path = `v1/pictures/${encodeURIComponent(picture.id)}`;
-    try {
-      await ask(path, { method: "DELETE" });
-    } catch (error) {
-      back();
-      this.#complain(error);
-      return;
-    }
+    const deleted = ask(path, { method: "DELETE" });
+    const forget = () => (this.undoing = this.undoing.filter((each) => each !== undo));
     const undo = () => {
-      this.undoing = this.undoing.filter((each) => each !== undo);
+      forget();
       leave();
       back();
-      ask(`${path}/restore`, { method: "POST" }).then(() => say(t("restored")), (error) => this.#complain(error));
+      deleted.then(() => ask(`${path}/restore`, { method: "POST" })).then(
+        () => say(t("restored")),
+        (error) => this.#complain(error),
+      );
     };
-    const leave = note(t("deleted"), { label: t("undo"), act: undo, gone: () => (this.undoing = this.undoing.filter((each) => each !== undo)) });
+    const leave = note(t("deleted"), { label: t("undo"), act: undo, gone: forget });
     this.undoing.push(undo);
+    try {
+      await deleted;
+    } catch (error) {
+      if (!this.undoing.includes(undo)) return; // undone already, and complained of there
+      forget();
+      leave();
+      back();
+      this.#complain(error);
+    }
   }
 
   /** @param {Picture} picture */
