@@ -74,7 +74,7 @@ def ablate(
     threads: Threads = 1,
 ) -> None:
     """Short distillations with one term left out each; goes on where it was stopped."""
-    found = [arms.train(out, arm, latents=latents, data=data, threads=threads) for arm in arms.ARMS]
+    found = [arms.train(out, arm, latents=latents, threads=threads) for arm in arms.ARMS]
     candidates = [f"{TEACHER}@20", f"{TEACHER}@4@1", *map(str, found)]
     comparison = _compared(
         candidates, data, limit=limit, num=2, threads=threads, sizes=(arms.SIZE,)

@@ -57,9 +57,9 @@ def checkpoint_of(folder: Path, arm: str) -> Path:
     return folder / arm.replace(" ", "-") / RESULT
 
 
-def train(folder: Path, arm: str, *, latents: Path, data: Path, threads: int | None) -> Path:
+def train(folder: Path, arm: str, *, latents: Path, threads: int | None) -> Path:
     """Distil an arm, or go on with it; its checkpoint."""
     found = checkpoint_of(folder, arm)
     if not found.is_dir():
-        distill(recipe_of(arm), found.parent, latents=latents, data_folder=data, threads=threads)
+        distill(recipe_of(arm), found.parent, latents=latents, threads=threads)
     return found

@@ -118,6 +118,27 @@ def test_a_teacher_becomes_a_checkpoint_of_four_steps(
     assert code == 2 and "another teacher" in err
 
 
+def test_a_student_begins_with_another_s_weights(
+    run: Run, golden_checkpoint: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first iteration it draws as that one does, not as the teacher."""
+    words = ("distill", "smoke_turbo", "--teacher", golden_checkpoint, "--latents", latents)
+    code, _, err = run(*words, "--out", "first", "--device", "cpu")
+    assert code == 0, err
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def remembered(objective: Any, batch: Any, state: Any, **options: Any) -> Any:
+        seen.append({k: v.detach().clone() for k, v in state.model.state_dict().items()})
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(loop, "training_step", remembered)
+    with pytest.raises(RuntimeError, match="seen"):
+        distill("smoke_turbo", Path("second"), teacher=golden_checkpoint, latents=latents,
+                start=Path("first/checkpoint"), report=lambda line: None)  # fmt: skip
+    earlier = Checkpoint.open(Path("first/checkpoint")).load_denoiser(torch.float32).state_dict()
+    assert all(torch.equal(seen[0][name], earlier[name]) for name in earlier)
+
+
 def test_mistakes_are_named(run: Run, golden_checkpoint: Path) -> None:
     code, _, err = run("distill", "huge_turbo")
     assert code == 2 and "lens_turbo, mini_turbo, smoke_turbo" in err

@@ -50,7 +50,7 @@ def test_interpreted_kernels_equal_their_references(tmp_path: Path) -> None:
 
 def test_every_kernel_compiles_for_the_cards_it_is_meant_for(tmp_path: Path) -> None:
     code = _run("compile", tmp_path)
-    assert len(code) == 5 * 4 - 1
+    assert len(code) == 6 * 4 - 1
     assert all(size > 0 for size in code.values())
 
 

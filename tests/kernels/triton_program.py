@@ -111,12 +111,19 @@ def float8_rows(like: Tensor) -> Results:
     yield "float8 scales", scales, their_scales
 
 
+def experts(like: Tensor) -> Results:
+    """Rows for all choices and for each, experts that nobody chose, more slots than a tile has."""
+    from petzval.kernels import fused
+
+    yield from fused.expert_differences(like)
+
+
 def errors(device: str) -> dict[str, float]:
     """Largest difference of each case, relative to the largest value."""
     found: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
         like = torch.empty(0, device=device, dtype=dtype)
-        for cases in (joint_qkv, modulations, elementwise, float8_rows):
+        for cases in (joint_qkv, modulations, elementwise, float8_rows, experts):
             for name, got, expected in cases(like):
                 assert got.dtype == expected.dtype and got.shape == expected.shape, name
                 scale = expected.float().abs().max().clamp_min(1e-6)
@@ -129,7 +136,7 @@ def machine_code() -> dict[str, int]:
     """Every kernel at the published sizes, for Ampere, Ada, Hopper and Blackwell."""
     from triton import compile
 
-    from petzval.kernels.triton import programs
+    from petzval.kernels.triton import expert_program, programs
 
     make_target = import_module("triton.backends.compiler").GPUTarget
     make_source = import_module("triton.compiler").ASTSource
@@ -165,6 +172,22 @@ def machine_code() -> dict[str, int]:
         programs.scale_row: (
             {"x": half, "codes": "*fp8e4nv", "scales": "*fp32"},
             wide | {"LARGEST": 448.0},
+        ),
+        expert_program.expert_tile: (
+            {"x": half}
+            | dict.fromkeys(("order", "starts", "tile_expert", "tile_first"), "*i32")
+            | dict.fromkeys(("blocks", "scales"), "*u8")
+            | dict.fromkeys(("bias", "out"), half)
+            | dict.fromkeys(("num_columns", "plane"), number),
+            {
+                "NUM_BYTES": 1440,
+                "NUM_EXPERTS": 32,
+                "SLOTS_PER_ROW": 4,
+                "COLUMNS": 64,
+                "ROWS": 16,
+                "BYTES": 32,
+                "WIDE": False,
+            },
         ),
     }
     sizes_found: dict[str, int] = {}

@@ -22,7 +22,6 @@ from petzval.pretrain.cache import (
     write_shard,
 )
 from petzval.pretrain.scenes import ColouredSquares, to_tensor
-from petzval.resolution import Resolution
 
 CONFIG = CacheConfig(base=128, num_shards=3, shard_size=4, num_captions=2)
 
@@ -125,23 +124,22 @@ def test_scenes_are_distinct_while_there_are_enough(folder: Path) -> None:
     assert len(list(pool(folder).draw(0, (8, 8), 40, rng))) == 40
 
 
-def test_weighted_scenes_are_drawn_oftener_and_short_captions_preferred(
+def test_plain_scenes_are_drawn_oftener_and_short_captions_preferred(
     folder: Path, tmp_path: Path
 ) -> None:
-    asked: list[tuple[int, int, Resolution]] = []
-
-    def weigh(base: int, index: int, size: Resolution) -> float:
-        asked.append((base, index, size))
-        return 1.0 if index == 2 else 0.0
-
-    size = shard_resolution(CONFIG, 0)
+    scenes = ColouredSquares(3)
+    numbers = [
+        number for number in range(CONFIG.num_shards)
+        if len({scenes.is_plain(index, shard_resolution(CONFIG, number))
+                for index in range(4 * number, 4 * number + 4)}) == 2
+    ]  # fmt: skip
+    size = shard_resolution(CONFIG, numbers[0])
+    indices = range(4 * numbers[0], 4 * numbers[0] + 4)
     weighted = LatentPool(
         folder, tmp_path / "ledger.jsonl", rescan_steps=10, autoencoder_id="abc",
-        weigh=weigh, caption_draws=30,
+        plain_factor=1e9, caption_draws=30,
     )  # fmt: skip
     drawn = list(weighted.draw(0, size.grid, 40, np.random.default_rng(0)))
     # Thirty draws of two captions all but surely hold the short one.
-    assert {text for _, text in drawn} == {ColouredSquares(3).caption(2, size, 0)}
-    assert asked == [(128, index, size) for index in range(4)]
-    list(weighted.draw(0, size.grid, 40, np.random.default_rng(1)))
-    assert len(asked) == 4
+    plain = {scenes.caption(i, size, 0) for i in indices if scenes.is_plain(i, size)}
+    assert {text for _, text in drawn} == plain

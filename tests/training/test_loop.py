@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from petzval.training import loop
 from petzval.training.checkpoint import list_checkpoints
 from petzval.training.loop import LoopConfig, progress, train
 from petzval.training.metrics import read_metrics
+from petzval.training.objective import Loss
 from petzval.training.optimizer import OptimizerConfig
 from petzval.training.pictures import save_grid
 from petzval.training.state import RunState
@@ -125,3 +127,19 @@ def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     inline, _ = run(tmp_path / "inline")
     workers, _ = run(tmp_path / "workers", dataclasses.replace(CONFIG, num_workers=1))
     assert same_state(inline, workers)
+
+
+def test_a_window_s_batches_are_made_by_one_worker_and_a_resumed_run_may_cut_one() -> None:
+    class Drawn:
+        batches_per_window = 4
+
+        def batch(self, step: int) -> int:
+            return step
+
+        def loss(self, batch: int) -> Loss:
+            raise AssertionError("nothing is learned here")
+
+    windows = loop._Windows(Drawn(), range(6, 15))
+    assert [windows[n] for n in range(len(windows))] == [[6, 7], [8, 9, 10, 11], [12, 13, 14]]
+    config = dataclasses.replace(CONFIG, num_steps=15, num_workers=2)
+    assert [make() for make in loop._makers(Drawn(), 6, config)] == list(range(6, 15))

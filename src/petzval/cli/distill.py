@@ -20,11 +20,11 @@ def distill(
         Path | None,
         typer.Option(help="Cache of latents and captions. [default: latents beside OUT]"),
     ] = None,
-    data: Annotated[
+    start: Annotated[
         Path | None,
         typer.Option(
-            help="Folder written by `petzval data build`: plain scenes are then drawn oftener, "
-            "where the recipe says so."
+            help="Checkpoint folder whose denoiser the student begins with, such as an earlier "
+            "student. [default: the teacher's]"
         ),
     ] = None,
     out: Annotated[
@@ -64,7 +64,7 @@ def distill(
         folder,
         teacher=teacher,
         latents=latents,
-        data_folder=data,
+        start=start,
         resume=not restart,
         minutes=minutes,
         threads=threads,

@@ -29,13 +29,13 @@ from petzval.models.flops import forward_flops
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
-from petzval.pretrain.cache import LatentPool, Weigh, list_shards
+from petzval.pretrain.cache import LatentPool, list_shards
 from petzval.pretrain.card import machine
 from petzval.pretrain.denoiser import DenoiserBatch, DenoiserObjective
-from petzval.pretrain.denoiser_run import weigh_plain
 from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.preview import PREVIEW_PROMPTS, draw_grid
 from petzval.pretrain.session import Report, Session, hash_of, record
+from petzval.pretrain.start import take_weights
 from petzval.resolution import PRESETS
 from petzval.training.loop import LoopConfig, train
 from petzval.training.optimizer import build_optimizers
@@ -67,7 +67,7 @@ def distill(
     *,
     teacher: str | Path | None = None,
     latents: Path | None = None,
-    data_folder: Path | None = None,
+    start: Path | None = None,
     resume: bool = True,
     minutes: float | None = None,
     threads: int | None = None,
@@ -85,8 +85,8 @@ def distill(
         teacher: name of a variant, or a checkpoint folder; the recipe's own if None.
         latents: cache of encoded pictures and captions, made with the teacher's autoencoder;
             `latents` beside the run folder if None.
-        data_folder: written by `petzval data build`; tells which cached scenes are plain, for
-            recipes that draw those oftener. None draws all alike.
+        start: a checkpoint folder whose denoiser the student begins with, such as an earlier
+            student of the same teacher; None begins with the teacher's.
         resume: go on from the last state in the folder.
         minutes: overrides the recipe's; the total over all sessions of the run.
         threads: of arithmetic; None leaves torch's choice.
@@ -95,13 +95,12 @@ def distill(
         report: receives lines of progress.
 
     Raises:
-        TrainingError: no teacher, no latents, or a folder that holds the run of another teacher.
+        TrainingError: no teacher, no latents, a `start` of other sizes than the teacher's, or a
+            folder that holds the run of another teacher.
         RequestError, CheckpointError, ConfigError: the teacher or a setting cannot be used.
     """
     recipe_name = recipe if isinstance(recipe, str) else recipe.name
     recipe = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
-    if data_folder is None:
-        recipe = dataclasses.replace(recipe, plain_factor=1.0)
     chosen = teacher if teacher is not None else recipe.teacher
     if chosen is None:
         raise TrainingError(
@@ -143,14 +142,12 @@ def distill(
                 "processes": launched_size(),
                 "teacher": located.name,
                 "identity": checkpoint.identity,
+                "start": None if start is None else str(start),
             }
             run_folder.mkdir(parents=True, exist_ok=True)
             record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
         ranks.wait()
-        weigh = None
-        if data_folder is not None:
-            weigh = weigh_plain(recipe.plain_factor, cache, data_folder)
-        run = _build(recipe, located, checkpoint, cache, weigh, run_folder, place, session)
+        run = _build(recipe, located, checkpoint, cache, start, run_folder, place, session)
         outcome = train(
             run.objective,
             run.state,
@@ -262,7 +259,7 @@ def _build(
     located: Located,
     checkpoint: Checkpoint,
     cache: Path,
-    weigh: Weigh | None,
+    start: Path | None,
     folder: Path,
     device: torch.device,
     session: Session,
@@ -273,6 +270,8 @@ def _build(
     autoencoder = checkpoint.load_vae(torch.float32, device)
     config = checkpoint.denoiser_config
     student = _learning_copy(checkpoint, device)
+    if start is not None:
+        take_weights(student, start)
     fake = as_fake_score(_learning_copy(checkpoint, device), recipe.fake_lora, seed=recipe.seed)
     # Sharded weights have one type, and are gathered in the recipe's.
     whole = frozen if ranks.size == 1 else torch.float32
@@ -286,7 +285,7 @@ def _build(
             folder / f"shards-{ranks.rank}.jsonl",
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=results.fingerprint_of(autoencoder),
-            weigh=weigh,
+            plain_factor=recipe.plain_factor,
             caption_draws=recipe.caption_draws,
         ),
         session.own(recipe.data),

@@ -7,7 +7,7 @@ paths, of which the compiler makes kernels of its own.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -84,6 +84,7 @@ def describe(device: torch.device) -> list[KernelChoice]:
     has_complex = fast.has_complex(device)
     packed, packed_reason = varlen.choose(device, torch.bfloat16)
     triton, triton_reason = fused.triton_ready(device, torch.bfloat16)
+    experts, experts_reason = fused.experts_ready(device, backends.half_dtype(device))
     float8, float8_reason = fused.float8_ready(device, torch.bfloat16)
     norm = "rms_norm, the norm's weight folded into the modulation of each picture"
     return [
@@ -140,8 +141,8 @@ def describe(device: torch.device) -> list[KernelChoice]:
         ),
         KernelChoice(
             operation="MXFP4 experts",
-            kernel="de-quantise one expert at a time",
-            reason="no 4-bit matrix kernel in this build of torch; memory stays near the file's",
+            kernel="Triton, decoded in registers" if experts else "decoded one at a time",
+            reason=experts_reason,
         ),
     ]
 
@@ -239,6 +240,35 @@ def float8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) 
             encoded = fast.encode_float8_rows(rows)
         return fast.scaled_product(*encoded, codes, scale, bias, x)
     return torch.nn.functional.linear(x, decode_rows(codes, scale, x.dtype), bias)
+
+
+def in_packed_experts(x: Tensor) -> bool:
+    """Whether tokens like these meet MXFP4 experts as they are stored (`packed_experts`)."""
+    return _in_triton(x) and fused.experts_ready(x.device, x.dtype)[0]
+
+
+def packed_experts(
+    x: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: tuple[Tensor, Tensor, Tensor],
+    down: tuple[Tensor, Tensor, Tensor],
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Sum of weighted expert outputs, all experts at once; only where `in_packed_experts`.
+
+    Args:
+        x: [tokens, width].
+        weights, chosen: [tokens, choices].
+        gate_up, down: blocks, scales and bias, as `kernels.reference.expert_products` takes them.
+        activation: between the two products, on their last dimension.
+    """
+    from petzval.kernels.triton import experts
+
+    plan = experts.schedule(chosen, gate_up[2].shape[0])
+    hidden = activation(experts.expert_products(x, chosen, *gate_up, plan))
+    results = experts.expert_products(hidden, chosen, *down, plan)
+    return (results.float() * weights[..., None].float()).sum(1).to(x.dtype)
 
 
 def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

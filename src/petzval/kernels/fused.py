@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from petzval.kernels import fast, reference
+from petzval.kernels.mxfp4 import encode_mxfp4
 from petzval.kernels.sequences import FusedStream
 
 Result: TypeAlias = tuple[str, Tensor, Tensor]
@@ -52,6 +53,17 @@ def float8_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     if device.type != "cuda":
         return False, f"float8 products are for CUDA, this is {device.type}"
     return _float8_ready(device, dtype)
+
+
+def experts_ready(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Whether the mixture of experts runs on its MXFP4 weights as they are, and why.
+
+    In float32 it does not: whoever asks for that wants the products of the decoded matrices.
+    """
+    if dtype == torch.float32:
+        return False, "in float32 each expert is decoded"
+    usable, reason = triton_ready(device, dtype)
+    return _expert_trial(_index(device), dtype) if usable else (usable, reason)
 
 
 @lru_cache(maxsize=64)
@@ -113,6 +125,34 @@ def _float8_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
         return verdict([("float8_linear", got, expected)], _FLOAT8_LIMIT)
     except Exception as error:
         return False, f"the trial failed: {_first_line(error)}"
+
+
+@lru_cache(maxsize=64)
+def _expert_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
+    like = torch.empty(0, device=f"cuda:{index}", dtype=dtype)
+    try:
+        return verdict(expert_differences(like), _LIMITS[dtype])
+    except Exception as error:
+        return False, f"the trial failed: {_first_line(error)}"
+
+
+def expert_differences(like: Tensor) -> Iterator[Result]:
+    """Products with experts in MXFP4: one row for all choices of a token, and one for each."""
+    from petzval.kernels.triton import experts
+
+    num_experts, inputs, outputs = 3, 96, 80
+    blocks, scales = encode_mxfp4(_draw((num_experts, outputs, inputs), like.float()))
+    bias = _draw((num_experts, outputs), like)
+    order = torch.arange(37, device=like.device)
+    chosen = torch.stack((order % 2, 2 - (order % 5 == 0).long()), dim=1)
+    plan = experts.schedule(chosen, num_experts)
+    for name, shape in (("shared", (37, inputs)), ("each", (37, 2, inputs))):
+        args = (_draw(shape, like), chosen, blocks, scales, bias)
+        yield (
+            f"expert_products, {name}",
+            experts.expert_products(*args, plan),
+            reference.expert_products(*args),
+        )
 
 
 def verdict(results: Iterable[Result], limit: float) -> tuple[bool, str]:

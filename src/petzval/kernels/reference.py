@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from petzval.kernels.mxfp4 import decode_mxfp4
 from petzval.kernels.quantise import decode_rows, encode_float8
 from petzval.kernels.sequences import FusedStream, Sequences, spread
 
@@ -182,6 +183,27 @@ def sink_attention(
     column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
     weights = torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]
     return weights @ value
+
+
+def expert_products(
+    x: Tensor, chosen: Tensor, blocks: Tensor, scales: Tensor, bias: Tensor
+) -> Tensor:
+    """Tokens times the MXFP4 matrices of the experts that they chose.
+
+    x is [tokens, inputs], or [tokens, choices, inputs] with one row for each choice; chosen
+    [tokens, choices]; blocks uint8 [experts, outputs, inputs / 32, 16] and scales uint8 [experts,
+    outputs, inputs / 32] as `decode_mxfp4` takes them; bias [experts, outputs].
+
+    Returns:
+        [tokens, choices, outputs].
+    """
+    out = x.new_empty(*chosen.shape, bias.shape[1])
+    for expert in range(bias.shape[0]):
+        rows, slots = (chosen == expert).nonzero(as_tuple=True)
+        seen = x[rows] if x.dim() == 2 else x[rows, slots]
+        matrix = decode_mxfp4(blocks[expert], scales[expert], x.dtype)
+        out[rows, slots] = torch.nn.functional.linear(seen, matrix, bias[expert])
+    return out
 
 
 def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ A shard is one safetensors file of one bucket and a range of scene indices:
     latents     float16 [N, S, C] normalised tokens
     captions    uint8, all captions in UTF-8, one after another
     offsets     int64 [N * V + 1] into `captions`; V captions a scene
+    plain       bool [N], scenes of one large thing that everybody knows
 
 Its header says which scenes, which size and which autoencoder. A shard appears under its name only
 when it is whole. Indices are dealt to the buckets of a family in turn, so that every prefix of the
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,9 +34,6 @@ from petzval.models.vae import Autoencoder
 from petzval.pretrain.scenes import SceneSource, to_tensor
 from petzval.resolution import PRESETS, Resolution
 from petzval.training.metrics import read_metrics
-
-Weigh = Callable[[int, int, Resolution], float]
-"""Family, index and size of a scene → how often it is drawn, relative to the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +131,7 @@ def write_shard(
         "latents": torch.cat(latents),
         "captions": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
         "offsets": torch.from_numpy(offsets),
+        "plain": torch.tensor([scenes.is_plain(index, size) for index in indices]),
     }
     header = {"first": first, "seed": config.seed, "autoencoder": autoencoder_id, "size": str(size)}
     path = folder / shard_name(config, number)
@@ -165,7 +164,7 @@ class LatentPool:
         ledger: JSON-lines file of the run.
         rescan_steps: steps between looks; a multiple of the window.
         autoencoder_id: shards of another autoencoder are refused.
-        weigh: how often a scene is drawn, relative to the others; None draws all alike.
+        plain_factor: how much oftener a plain scene is drawn than another.
         caption_draws: the shortest of so many captions of a scene is taken.
     """
 
@@ -176,10 +175,10 @@ class LatentPool:
         *,
         rescan_steps: int,
         autoencoder_id: str,
-        weigh: Weigh | None = None,
+        plain_factor: float = 1.0,
         caption_draws: int = 1,
     ) -> None:
-        self._weigh = weigh
+        self._plain_factor = plain_factor
         self._caption_draws = caption_draws
         self._folder = folder
         self._ledger = ledger
@@ -187,7 +186,7 @@ class LatentPool:
         self._autoencoder_id = autoencoder_id
         self._known: dict[int, tuple[str, ...]] = {}
         self._checked: set[str] = set()
-        self._weighed: dict[str, NDArray[np.float64]] = {}
+        self._known_chances: dict[tuple[str, ...], NDArray[np.float64]] = {}
         for row in read_metrics(ledger):
             self._known[int(row["period"])] = tuple(row["shards"])
 
@@ -239,11 +238,9 @@ class LatentPool:
         sizes = np.array([shard.latents.shape[0] for shard in opened])
         ends = np.cumsum(sizes)
         total = int(ends[-1])
-        chances = None
-        if self._weigh is not None:
-            weights = np.concatenate([self._weights(name, self._weigh) for name in names])
-            chances = weights / weights.sum()
-        places = rng.choice(total, size=count, replace=count > total, p=chances)
+        places = rng.choice(
+            total, size=count, replace=count > total, p=self._chances(names, opened)
+        )
         for place in places:
             which = int(np.searchsorted(ends, place, side="right"))
             row = int(place - (ends[which] - sizes[which]))
@@ -252,19 +249,18 @@ class LatentPool:
             captions = [shard.caption(row, int(variant)) for variant in variants]
             yield shard.latents[row], min(captions, key=len)
 
-    def _weights(self, name: str, weigh: Weigh) -> NDArray[np.float64]:
-        """Weight of every scene of a shard, kept for the next time."""
-        if name not in self._weighed:
-            with safe_open(self._folder / name, "pt") as file:
-                header = json.loads((file.metadata() or {})["petzval"])
-                count = file.get_slice("latents").get_shape()[0]
-            shard = _shard(name)
-            size = Resolution(16 * shard.grid[0], 16 * shard.grid[1])
-            first = int(header["first"])
-            self._weighed[name] = np.array(
-                [weigh(shard.base, index, size) for index in range(first, first + count)]
-            )
-        return self._weighed[name]
+    def _chances(
+        self, names: Sequence[str], opened: Sequence[_OpenShard]
+    ) -> NDArray[np.float64] | None:
+        """Of every scene of these shards; None draws all alike."""
+        if self._plain_factor == 1:
+            return None
+        key = tuple(names)
+        if key not in self._known_chances:
+            plain = np.concatenate([shard.plain.numpy() for shard in opened])
+            weights = np.where(plain, self._plain_factor, 1.0)
+            self._known_chances[key] = weights / weights.sum()
+        return self._known_chances[key]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,6 +270,7 @@ class _OpenShard:
     latents: Tensor
     captions: Tensor
     offsets: Tensor
+    plain: Tensor
 
     @property
     def num_captions(self) -> int:
@@ -293,6 +290,7 @@ def _open_shard(path: str) -> _OpenShard:
                 latents=file.get_tensor("latents"),
                 captions=file.get_tensor("captions"),
                 offsets=file.get_tensor("offsets"),
+                plain=file.get_tensor("plain"),
             )
     except (OSError, SafetensorError) as error:
         raise TrainingError(

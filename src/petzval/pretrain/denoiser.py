@@ -127,6 +127,11 @@ class DenoiserObjective:
         self._captions = CaptionEncoder(encoder, tokenizer)
         self._windows: dict[tuple[int, int], SortedWindows[DenoiserSample]] = {}
 
+    @property
+    def batches_per_window(self) -> int:
+        """Batches whose samples are drawn and sorted together."""
+        return self.config.steps_per_window
+
     def bucket(self, step: int) -> tuple[int, int]:
         """Grid of the batch of this step: the same for a whole window."""
         config = self.config

@@ -8,32 +8,28 @@ import numpy as np
 import torch
 
 from petzval.conditioning.tokenizer import PromptTokenizer
-from petzval.config import from_mapping, read_json
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.pretrain import results
-from petzval.pretrain.cache import LatentPool, Weigh
+from petzval.pretrain.cache import LatentPool
 from petzval.pretrain.denoiser import DenoiserObjective
 from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.metric import visibility_metric
 from petzval.pretrain.preview import PREVIEW_PROMPTS, draw_grid
-from petzval.pretrain.recipe import DenoiserRecipe, DenoiserStage, LatentsRecipe
-from petzval.pretrain.scenes import scene_source
+from petzval.pretrain.recipe import DenoiserRecipe, DenoiserStage
 from petzval.pretrain.session import Session
 from petzval.pretrain.start import take_weights
-from petzval.resolution import PRESETS, Resolution
+from petzval.resolution import PRESETS
 from petzval.training.checkpoint import CHECKPOINTS, list_checkpoints, load_weights
 from petzval.training.loop import LoopConfig, Outcome, train
 from petzval.training.ranks import Ranks
 from petzval.training.state import RunState
 
 _METRIC_SCENES = 96
-_RUN_FACTS = ("recipe", "torch", "session")
 
 
 def train_denoiser(
     recipe: DenoiserRecipe,
-    data_folder: Path,
     folder: Path,
     tokenizer: PromptTokenizer,
     device: torch.device,
@@ -44,7 +40,6 @@ def train_denoiser(
 
     Args:
         recipe: its autoencoder, encoder and latents are runs beside `folder`.
-        data_folder: written by `petzval data build`; tells which cached scenes are plain.
         folder: of the run; every stage has a folder in it.
         tokenizer: of the encoder.
         device: where the networks go.
@@ -86,7 +81,7 @@ def train_denoiser(
             stage_folder / _ledger(session.ranks),
             rescan_steps=recipe.rescan_steps,
             autoencoder_id=autoencoder_id,
-            weigh=weigh_plain(stage.plain_factor, beside / recipe.latents, data_folder),
+            plain_factor=stage.plain_factor,
             caption_draws=stage.caption_draws,
         )
         metric = None
@@ -109,24 +104,6 @@ def train_denoiser(
 def _ledger(ranks: Ranks) -> str:
     """Ranks look at the cache at their own moments, so each keeps its own ledger."""
     return "shards.jsonl" if ranks.is_first else f"shards-{ranks.rank}.jsonl"
-
-
-def weigh_plain(plain_factor: float, latents: Path, data_folder: Path) -> Weigh | None:
-    """Plain scenes so much oftener than others; which are plain, the cache's own recipe tells."""
-    if plain_factor == 1:
-        return None
-    path = latents / "recipe.json"
-    stored = {k: v for k, v in read_json(path).items() if k not in _RUN_FACTS}
-    recipe = from_mapping(LatentsRecipe, stored, where=str(path))
-    sources = {
-        part.base: scene_source(recipe.scenes, data_folder, recipe.seed + part.seed)
-        for part in recipe.parts
-    }
-
-    def weigh(base: int, index: int, size: Resolution) -> float:
-        return plain_factor if sources[base].is_plain(index, size) else 1.0
-
-    return weigh
 
 
 def _metric(

@@ -21,9 +21,11 @@ from petzval.pretrain.lens_recipes import (
 )
 from petzval.pretrain.mini_recipes import (
     mini_denoiser,
+    mini_denoiser_gpu,
     mini_export,
     mini_language_model,
     mini_latents,
+    mini_latents_gpu,
     mini_tokenizer,
     mini_unpack,
     mini_vae,
@@ -46,7 +48,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         mini_vae,
         mini_language_model,
         mini_latents,
+        mini_latents_gpu,
         mini_denoiser,
+        mini_denoiser_gpu,
         mini_export,
         mini_unpack,
         lens_base_stage1,

@@ -202,7 +202,7 @@ def run(
             )
         else:
             is_whole = train_denoiser(
-                recipe, data_folder, run_folder, PromptTokenizer(tokenizer), place, start, session
+                recipe, run_folder, PromptTokenizer(tokenizer), place, start, session
             )
     if not is_whole:
         session.report("stopped after a whole step; the same command goes on")

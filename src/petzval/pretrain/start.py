@@ -21,7 +21,11 @@ def take_weights(model: MMDiT, start: Path) -> None:
     """
     checkpoint = Checkpoint.open(start)
     # `inner_dim` is written for other programs and decides nothing.
-    if dataclasses.replace(checkpoint.denoiser_config, inner_dim=None) != model.config:
+    stored, own = (
+        dataclasses.replace(config, inner_dim=None)
+        for config in (checkpoint.denoiser_config, model.config)
+    )
+    if stored != own:
         raise TrainingError(
             f"the denoiser of {start} has another size than the recipe's: "
             f"{checkpoint.denoiser_config}",

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, Literal, cast
 
@@ -21,7 +21,7 @@ from petzval.training.checkpoint import (
     load_checkpoint,
 )
 from petzval.training.metrics import MetricsLog
-from petzval.training.objective import Accumulating, BatchT, Objective, Preparing
+from petzval.training.objective import Accumulating, BatchT, Objective, Preparing, Windowed
 from petzval.training.optimizer import OptimizerConfig, learning_rate_factor, set_learning_rate
 from petzval.training.parallel import ParallelConfig
 from petzval.training.prefetch import Prefetcher
@@ -264,18 +264,25 @@ class _Timed(Generic[BatchT]):
             self.waited += time.monotonic() - started
 
 
-class _Batches(Dataset[Any]):
-    """Batches by number, for worker processes."""
+class _Windows(Dataset[list[Any]]):
+    """The batches of a run, window by window, for worker processes."""
 
-    def __init__(self, objective: Objective[Any], count: int) -> None:
+    def __init__(self, objective: Objective[Any], numbers: range) -> None:
         self.objective = objective
-        self.count = count
+        size = objective.batches_per_window if isinstance(objective, Windowed) else 1
+        # The first window of a resumed run may be cut.
+        cuts = [numbers.start, *range((numbers.start // size + 1) * size, numbers.stop, size)]
+        self.windows = [
+            range(start, stop)
+            for start, stop in zip(cuts, [*cuts[1:], numbers.stop], strict=True)
+            if start < stop
+        ]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.windows)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.objective.batch(index)
+    def __getitem__(self, index: int) -> list[Any]:
+        return [self.objective.batch(number) for number in self.windows[index]]
 
 
 def _prepared_batches(
@@ -304,13 +311,12 @@ def _makers(
             yield lambda number=number: objective.batch(number)
         return
     loader = DataLoader(
-        _Batches(objective, numbers.stop),
+        _Windows(objective, numbers),
         batch_size=None,
-        sampler=cast("Any", numbers),
         num_workers=config.num_workers,
-        prefetch_factor=4,
+        prefetch_factor=2,
     )
-    batches = iter(loader)
+    batches = chain.from_iterable(loader)
     for _ in numbers:
         yield lambda: next(batches)
 

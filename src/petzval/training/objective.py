@@ -78,6 +78,19 @@ class Accumulating(Protocol):
 
 
 @runtime_checkable
+class Windowed(Protocol):
+    """An objective that draws several batches at once: those of a window belong to one maker.
+
+    Batches n with the same `n // batches_per_window` are one window.
+    """
+
+    @property
+    def batches_per_window(self) -> int:
+        """Batches that are drawn together, at least 1."""
+        ...
+
+
+@runtime_checkable
 class Preparing(Protocol[BatchT]):
     """An objective with frozen networks, whose work on a batch can be done one step ahead."""
 
