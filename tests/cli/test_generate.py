@@ -352,6 +352,18 @@ def test_what_stops_the_work_keeps_whole_pictures_and_leaves_no_half_one(
     assert os.listdir("pictures") == ["a-fox-0.png"]
 
 
+def test_a_plan_that_is_refused_leaves_no_folder(
+    run: Run, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("generate", "a fox", *model, "--parity", "microsoft", "--out", "fox.png")
+    recipe = _replace(read_recipe("fox.png"), noise_row=1 << 20)
+    monkeypatch.setattr("petzval.inference.image.read_recipe", lambda _: recipe)
+    again = ("--from", "fox.png", *model[:4], "--size", "512x512", "--out", "new")
+    code, out, err = run("generate", *again)
+    assert (code, out) == (2, ""), err
+    assert "noise row" in err and not Path("new").exists()
+
+
 def test_warnings_are_one_line_on_stderr(run: Run, model: tuple[str, ...]) -> None:
     code, out, err = run("generate", "a red fox and " * 300, *model, "--out", "long.png")
     assert (code, out) == (0, "long.png\n")
