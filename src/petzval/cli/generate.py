@@ -61,6 +61,7 @@ def generate(
     template_date: options.TemplateDate = None,
     max_tokens: options.MaxTokens = None,
     allow_blank: options.AllowBlank = False,
+    mark: options.Mark = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     threads: options.Threads = None,
@@ -90,6 +91,7 @@ def generate(
         "template_date": template_date,
         "max_tokens": max_tokens,
         "allow_blank": allow_blank or None,
+        "mark": mark,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     with plain_warnings():
@@ -354,12 +356,10 @@ def _progress(total: int) -> Generator[Callable[[], None]]:
 
 def _report(image: GeneratedImage, path: Path | None, *, json: bool) -> None:
     """One line of stdout for a picture; nothing where stdout carries the picture itself."""
-    from petzval.config import to_mapping
-
     if path is None:
         return
     if json:
         seconds = {stage: round(time, 3) for stage, time in image.seconds.items()}
-        print_json({"file": str(path), "recipe": to_mapping(image.recipe), "seconds": seconds})
+        print_json({"file": str(path), "recipe": image.recipe.to_mapping(), "seconds": seconds})
     else:
         print_line(path)
