@@ -143,7 +143,7 @@ def test_stopping_early_stops_the_replica(drawers: tuple[PooledDrawer, ...]) -> 
 # ── replicas that die ─────────────────────────────────────────────────────────────────────────────
 
 # Long enough for a death in the middle, on any machine.
-_LONG = {"size": "256x256", "steps": 100}
+_LONG: dict[str, Any] = {"size": "256x256", "steps": 100}
 
 
 @pytest.mark.ray
