@@ -251,6 +251,9 @@ def _replace(recipe: petzval.Recipe, **changes: Any) -> petzval.Recipe:
         (["a fox", "--parity", "cpu"], "unknown parity"),
         (["a fox", "--solver", "magic"], "unknown solver"),
         (["a fox", "--template-date", "2026-13-01"], "template date"),
+        (["a fox", "--mark", "AI生成"], "built-in font does not have"),
+        (["a fox", "--mark", "x" * 99], "at most 40 are drawn"),
+        (["a fox", "--size", "32x32", "--mark", "made by a machine"], "does not fit"),
         (["a fox", "--format", "gif"], "unknown format"),
         (["a fox", "--out", "fox.png", "--format", "webp"], "is named as png"),
         (["a fox", "--out", "taken"], "is a file, not a folder"),
@@ -350,6 +353,30 @@ def test_what_stops_the_work_keeps_whole_pictures_and_leaves_no_half_one(
     assert out == "pictures/a-fox-0.png\n"
     assert "Traceback" not in err
     assert os.listdir("pictures") == ["a-fox-0.png"]
+
+
+def test_a_plan_that_is_refused_leaves_no_folder(
+    run: Run, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("generate", "a fox", *model, "--parity", "microsoft", "--out", "fox.png")
+    recipe = _replace(read_recipe("fox.png"), noise_row=1 << 20)
+    monkeypatch.setattr("petzval.inference.image.read_recipe", lambda _: recipe)
+    again = ("--from", "fox.png", *model[:4], "--size", "512x512", "--out", "new")
+    code, out, err = run("generate", *again)
+    assert (code, out) == (2, ""), err
+    assert "noise row" in err and not Path("new").exists()
+
+
+def test_a_mark_is_drawn_made_again_and_taken_off(run: Run, model: tuple[str, ...]) -> None:
+    run("generate", "a fox", *model, "--out", "plain.png")
+    code, out, _ = run("generate", "a fox", *model, "--mark", "by AI", "--out", "fox.png", "--json")
+    assert code == 0 and json.loads(out)["recipe"]["mark"] == "by AI"
+    assert Path("fox.png").read_bytes() != Path("plain.png").read_bytes()
+    again = ("--from", "fox.png", *model[:4])
+    run("generate", *again, "--out", "again.png")
+    assert Path("again.png").read_bytes() == Path("fox.png").read_bytes()
+    run("generate", *again, "--mark", "", "--out", "off.png")
+    assert Path("off.png").read_bytes() == Path("plain.png").read_bytes()
 
 
 def test_warnings_are_one_line_on_stderr(run: Run, model: tuple[str, ...]) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from petzval.errors import NumericsError, QueueFullError, RequestError
-from petzval.inference.drawer import PipelineDrawer
-from petzval.inference.engine import Engine, partial_steps
+from petzval.inference.delivery import partial_steps
+from petzval.inference.drawer import LoadedDrawer, PipelineDrawer
+from petzval.inference.engine import Engine
 from petzval.inference.pipeline import Pipeline
-from petzval.inference.plan import make_plan
+from petzval.inference.plan import PlannedImage, make_plan
 from petzval.inference.request import GenerationRequest
 from petzval.inference.task import HIGH, Ended, Finished, Started, Stepped, Task, TaskEvent
 from tests.server.scripted import MODEL, ScriptedDrawer
@@ -229,6 +230,83 @@ def test_the_engine_draws_what_the_pipeline_draws(
         for a, b in zip(images, expected, strict=True)
     )
     assert set(images[0].seconds) == {"encode", "denoise", "decode"}
+
+
+def test_a_task_may_be_run_in_ones_own_thread() -> None:
+    """What `run` tells is what a started engine tells, and no thread is started for it.
+
+    All pictures are one plan here, which this drawer draws side by side: only their order differs.
+    """
+    task, ears = _task("t", num_images=3, partials=1), _Ears()
+    with Engine([ScriptedDrawer()]) as engine:
+        engine.submit(task, ears)
+        ears.end("t")
+        with pytest.raises(RuntimeError, match="was started"):
+            engine.run(task)
+    before = threading.active_count()
+    alone = list(Engine([ScriptedDrawer(leave_decoding=True)]).run(task))
+    assert threading.active_count() == before
+    assert sorted(map(_facts, alone)) == sorted(map(_facts, ears.events))
+    assert isinstance(alone[0], Started) and alone[-1] == ears.end("t")
+
+
+def _facts(event: TaskEvent) -> str:
+    if isinstance(event, Stepped):
+        return f"{event.image} {event.step}/{event.num_steps} {event.partial is not None}"
+    if isinstance(event, Finished):
+        return f"{event.image.index} {event.image.recipe} {event.image.pixels.tobytes()!r}"
+    return str(event)
+
+
+def test_a_part_of_a_plan_is_run_under_its_own_indices() -> None:
+    task = _task("t", num_images=3)
+    rest = replace(task, plan=replace(task.plan, images=task.plan.images[1:]))
+    events = list(Engine([ScriptedDrawer()]).run(rest))
+    images = [event.image for event in events if isinstance(event, Finished)]
+    assert [(image.index, image.recipe.seed) for image in images] == [(1, 1), (2, 2)]
+
+
+def test_a_task_that_fails_alone_is_not_tried_again() -> None:
+    error = RuntimeError("a bug")
+
+    def fail(image: PlannedImage, step: int) -> None:
+        if (image.index, step) == (0, 3):
+            raise error
+
+    drawer = ScriptedDrawer(fail=fail)
+    *_, last = Engine([drawer]).run(_task("t"))
+    assert last == Ended(task="t", how="failed", error=error)
+    assert drawer.drawn == [0]
+
+
+def test_a_task_alone_stops_with_its_listener_and_in_time() -> None:
+    drawer = ScriptedDrawer()
+    engine = Engine([drawer])
+    events = engine.run(_task("t", steps=100))
+    assert isinstance(next(events), Started) and isinstance(next(events), Stepped)
+    events.close()
+    assert not engine.cancel("t"), "nothing is left of it"
+    drawer.seconds = 0.3
+    *_, last = engine.run(_task("slow", steps=100, draw_seconds=0.5))
+    assert isinstance(last, Ended) and last.how == "timeout"
+
+
+def test_a_loaded_pipeline_is_run_as_it_is(pipeline: Pipeline) -> None:
+    """The command line's path: the whole plan in one go, refused at the call where it must be."""
+    request = GenerationRequest(
+        prompt=["a fox", "a cat"], size="64x64", steps=2, num_images=2, parity="microsoft"
+    )
+    expected = pipeline.generate(request)
+    engine = Engine([LoadedDrawer(pipeline)])
+    [model] = engine.models
+    task = Task(id="t", plan=make_plan(request, model.defaults), model=model.name)
+    images = [event.image for event in engine.run(task) if isinstance(event, Finished)]
+    assert [image.encode() for image in images] == [image.encode() for image in expected]
+    with pytest.raises(RequestError, match="no further LoRAs"):
+        engine.run(replace(task, loras=(("ink", 1.0),)))
+    far = replace(task.plan.images[0], noise_row=1 << 22)
+    with pytest.raises(RequestError, match="noise row"):
+        engine.run(replace(task, plan=replace(task.plan, images=(far,))))
 
 
 def test_a_lora_that_fits_nothing_is_refused(golden_checkpoint: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Running:
 @contextmanager
 def running(
     folder: Path,
-    drawer: Drawer | None = None,
+    drawer: Drawer | Sequence[Drawer] | None = None,
     engine: dict[str, Any] | None = None,
     port: int = 0,
     parts: dict[str, Any] | None = None,
@@ -57,13 +57,14 @@ def running(
     """Start a server and stop it gently at the end of the block; port 0 takes a free one.
 
     Args:
+        drawer: one, or one for each device; left out, a scripted one.
         engine: options of `Engine`.
         parts: further arguments of `create_app`.
         settings: of `ServerSettings`.
     """
-    drawer = drawer or ScriptedDrawer()
+    drawers = list(drawer) if isinstance(drawer, Sequence) else [drawer or ScriptedDrawer()]
     made = ServerSettings(folder=folder, port=port, drain_seconds=5.0, **settings)
-    app = create_app(made, Engine([drawer], **(engine or {})), **(parts or {}))
+    app = create_app(made, Engine(drawers, **(engine or {})), **(parts or {}))
     started = threading.Event()
     urls: list[str] = []
 
@@ -80,14 +81,15 @@ def running(
             yield Running(
                 url=urls[0],
                 client=client,
-                drawer=cast("ScriptedDrawer", drawer),
+                drawer=cast("ScriptedDrawer", drawers[0]),
                 studio=app.state.studio,
                 server=server,
                 thread=thread,
             )
         finally:
-            if isinstance(drawer, ScriptedDrawer):
-                drawer.gate.set()
+            for each in drawers:
+                if isinstance(each, ScriptedDrawer):
+                    each.gate.set()
             server.stop()
             thread.join(20)
             assert not thread.is_alive()

@@ -71,10 +71,7 @@ class ScriptedDrawer:
         is_last = step == plan.steps
 
         def finish() -> tuple[GeneratedImage, ...]:
-            return tuple(
-                GeneratedImage(pixels=pixels[row], recipe=plan.recipe(image, _MADE_BY), index=row)
-                for row, image in enumerate(plan.images)
-            )
+            return tuple(plan.pictures(plan.images, pixels, _MADE_BY, {}))
 
         return StepEvent(
             indices=tuple(range(len(plan.images))),

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petzval.errors import MissingExtraError, ServerError
+from petzval.errors import MissingExtraError, RequestError, ServerError
 from petzval.inference.image import read_recipe
+from petzval.inference.mark import marked
 from petzval.server.checks import load_checks
 from petzval.server.provenance import Provenance
+from petzval.server.settings import ServerSettings
 from tests.server.certificates import write_certificate
 from tests.server.running import Running, running
 
@@ -78,6 +80,43 @@ def test_a_certificate_that_cannot_sign_is_said_at_the_start(
     monkeypatch.setitem(__import__("sys").modules, "c2pa", None)
     with pytest.raises(MissingExtraError):
         Provenance(chain, key)
+
+
+MARK = "made by AI"
+
+
+def test_every_picture_of_a_marking_server_is_marked(tmp_path: Path) -> None:
+    """Finished ones in all formats, and those on the way; whatever a caller asks for."""
+    with running(tmp_path / "plain") as studio:
+        plain = _pixels(studio, studio.wait(studio.submit(seed=9)["id"]))
+    with running(tmp_path / "marked", mark=f" {MARK} ") as studio:
+        job = studio.wait(studio.submit(seed=9)["id"])
+        assert np.array_equal(_pixels(studio, job), marked(plain, MARK))
+        assert job["images"][0]["recipe"]["mark"] == MARK
+        assert read_recipe(tmp_path / "marked/pictures" / f"{job['images'][0]['id']}.png").mark
+        refused = studio.client.post("/v1/jobs", json={"prompt": "a fox", "mark": ""})
+        assert refused.status_code == 400, "it is not for callers to choose"
+        body = {"prompt": "a fox", "stream": True, "partial_images": 1, "petzval": {"seed": 9}}
+        with studio.client.stream("POST", "/v1/images/generations", json=body) as stream:
+            data = [line[6:] for line in stream.iter_lines() if line.startswith("data: {")]
+        shown = [_decoded(base64.b64decode(json.loads(each)["b64_json"])) for each in data]
+        assert len(shown) == 2
+        assert all(np.array_equal(each, marked(plain, MARK)) for each in shown)
+        small = studio.client.post("/v1/jobs", json={"prompt": "a fox", "size": "16x16"})
+        assert small.status_code == 400 and "does not fit" in small.json()["error"]["message"]
+
+
+def test_a_server_refuses_a_mark_it_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="built-in font"):
+        ServerSettings(folder=tmp_path, mark="AI生成")
+
+
+def _pixels(studio: Running, job: dict[str, Any]) -> np.ndarray:
+    return _decoded(studio.client.get(job["images"][0]["url"]).content)
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 class Prude:

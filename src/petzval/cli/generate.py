@@ -19,12 +19,13 @@ from petzval.errors import RequestError
 if TYPE_CHECKING:
     import torch
 
-    from petzval.inference.event import StepEvent
+    from petzval.inference.engine import Engine
     from petzval.inference.loras import LoraChoice
     from petzval.inference.pipeline import Pipeline
     from petzval.inference.plan import GenerationPlan
     from petzval.inference.recipe import Recipe
     from petzval.inference.request import GeneratedImage, GenerationRequest
+    from petzval.inference.task import Task
 
 _WORD_LIMIT = 80
 """Characters of a recipe's word in a message."""
@@ -60,6 +61,7 @@ def generate(
     template_date: options.TemplateDate = None,
     max_tokens: options.MaxTokens = None,
     allow_blank: options.AllowBlank = False,
+    mark: options.Mark = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     threads: options.Threads = None,
@@ -89,6 +91,7 @@ def generate(
         "template_date": template_date,
         "max_tokens": max_tokens,
         "allow_blank": allow_blank or None,
+        "mark": mark,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     with plain_warnings():
@@ -125,9 +128,14 @@ def _draw(
     format: str | None,
     json: bool,
 ) -> None:
-    """Refuse what is wrong before torch is loaded, then draw and save picture by picture."""
+    """Refuse what is wrong before torch is loaded, then draw and save picture by picture.
+
+    The engine draws, as it does for the server; but in this thread, so that Ctrl-C need not wait
+    for the end of a step.
+    """
     from petzval.cli.output import choose_output
     from petzval.inference.parts import Parts
+    from petzval.inference.task import Ended, Finished, Stepped
     from petzval.inference.variants import locate
 
     named = Parts.of(**parts)
@@ -138,15 +146,31 @@ def _draw(
     if recipe is not None:
         _compare(recipe, pipeline, chosen=model is not None or bool(named))
     plan = pipeline.plan(request)
-    events = pipeline.steps(plan)
+    events = _engine(pipeline).run(_task(plan, pipeline.name))
     output.prepare()
     kept = _compile(pipeline, plan, compile)
     with _progress(len(plan.images) * plan.steps) as advance:
         for event in events:
-            advance(event)
-            for image in event.images:
-                _report(image, output.write(image), json=json)
+            if isinstance(event, Stepped):
+                advance()
+            elif isinstance(event, Finished):
+                _report(event.image, output.write(event.image), json=json)
+            elif isinstance(event, Ended) and event.error is not None:
+                raise event.error
     kept()
+
+
+def _engine(pipeline: Pipeline) -> Engine:
+    from petzval.inference.drawer import LoadedDrawer
+    from petzval.inference.engine import Engine
+
+    return Engine([LoadedDrawer(pipeline)])
+
+
+def _task(plan: GenerationPlan, model: str) -> Task:
+    from petzval.inference.task import Task
+
+    return Task(id="generate", plan=plan, model=model, previews=False)
 
 
 def _compile(pipeline: Pipeline, plan: GenerationPlan, asked: bool | None) -> Callable[[], object]:
@@ -316,8 +340,8 @@ def _compare(recipe: Recipe, pipeline: Pipeline, *, chosen: bool) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Generator[Callable[[StepEvent], None]]:
-    """A progress bar on stderr, where stderr is a terminal; yields what to call with each event."""
+def _progress(total: int) -> Generator[Callable[[], None]]:
+    """A progress bar on stderr, where stderr is a terminal; yields what to call with each step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     console = stderr()
@@ -327,20 +351,15 @@ def _progress(total: int) -> Generator[Callable[[StepEvent], None]]:
     ) as progress:
         task = progress.add_task("", total=total)
 
-        def advance(event: StepEvent) -> None:
-            progress.advance(task, len(event.indices))
-
-        yield advance
+        yield lambda: progress.advance(task)
 
 
 def _report(image: GeneratedImage, path: Path | None, *, json: bool) -> None:
     """One line of stdout for a picture; nothing where stdout carries the picture itself."""
-    from petzval.config import to_mapping
-
     if path is None:
         return
     if json:
         seconds = {stage: round(time, 3) for stage, time in image.seconds.items()}
-        print_json({"file": str(path), "recipe": to_mapping(image.recipe), "seconds": seconds})
+        print_json({"file": str(path), "recipe": image.recipe.to_mapping(), "seconds": seconds})
     else:
         print_line(path)

@@ -91,6 +91,10 @@ TemplateDate: TypeAlias = Annotated[
 MaxTokens: TypeAlias = Annotated[
     int | None, typer.Option(help="Room for template and prompt. [default: 512]")
 ]
+Mark: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help='Words in a corner of every picture, such as "made by AI". [default: none]'),
+]
 
 # Where it goes.
 Out: TypeAlias = Annotated[

@@ -79,6 +79,7 @@ def _run(
         list[str] | None,
         typer.Option(help="A content check that an installed package offers.", show_default=False),
     ] = None,
+    mark: options.Mark = None,
     certificate: Annotated[
         Path | None,
         typer.Option(help="Sign pictures (C2PA) with this chain, PEM.", show_default=False),
@@ -139,6 +140,7 @@ def _run(
         ),
         aliases=_pairs("--alias", alias),
         log_prompts=log_prompts,
+        mark=mark or "",
     )
     if not settings.is_local and not settings.needs_keys:
         complain("warning", "everybody who can reach this machine may use the studio: no keys")

@@ -1,4 +1,4 @@
-"""The drawer of one device: checkpoints that are loaded, and their copies with LoRAs."""
+"""Drawers of one device: of checkpoints, loaded, with LoRAs to choose from; or of a pipeline."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class PipelineDrawer:
 
     def draw(
         self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan
-    ) -> Generator[StepEvent, None, None]:
+    ) -> Generator[StepEvent]:
         """See `Drawer.draw`."""
         if self._ahead is not None:
             self._ahead.join()  # the encoder belongs to one thread at a time
@@ -131,6 +131,38 @@ class PipelineDrawer:
             self._copies[key] = _with_loras(loaded, loras)
         self._copies.move_to_end(key)
         return self._copies[key]
+
+
+class LoadedDrawer:
+    """Draws with one pipeline as it is loaded; a `petzval.inference.engine.Drawer`.
+
+    Args:
+        pipeline: LoRAs in its weights, limits of memory and compiled networks are its own affair.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    @property
+    def models(self) -> tuple[OfferedModel, ...]:
+        """See `Drawer.models`."""
+        return (OfferedModel(name=self._pipeline.name, defaults=self._pipeline.defaults),)
+
+    def draw(
+        self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan
+    ) -> Generator[StepEvent]:
+        """See `Drawer.draw`.
+
+        Raises:
+            RequestError: at the call, where the pipeline refuses the plan; or LoRAs are asked for.
+        """
+        del model  # there is one
+        if loras:
+            raise RequestError("a loaded model takes no further LoRAs", "load it with them")
+        return self._pipeline.steps(plan)
+
+    def prepare(self, model: str, plan: GenerationPlan) -> None:
+        """Nothing is encoded ahead: the pipeline encodes a plan's words when it comes to them."""
 
 
 def _fitting(checkpoint: Checkpoint, loras: Mapping[str, Path]) -> dict[str, Path]:

@@ -4,45 +4,31 @@ Tasks wait in a bounded, fair queue, picture by picture, so that a large task do
 way of a small one. A drawer, one for each device, takes the next picture and, where batches are
 allowed, others with the same size and steps. What takes no network, previews, files, whatever a
 listener does, runs in another thread than the drawing.
+
+Who has the machine to himself, as the command line has, lets the engine `run` a task in his own
+thread: the same task, the same events, the same pictures.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from petzval.errors import PetzvalError, QueueFullError
-from petzval.inference.event import Pixels, StepEvent
+from petzval.inference.delivery import Delivery, Live, Unit
+from petzval.inference.event import StepEvent
 from petzval.inference.fair_queue import FairQueue
 from petzval.inference.plan import GenerationPlan, PlannedImage
-from petzval.inference.task import (
-    Ended,
-    Finished,
-    Listener,
-    NamedLora,
-    OfferedModel,
-    Started,
-    Stepped,
-    Task,
-)
-
-_LOGGER = logging.getLogger(__name__)
+from petzval.inference.task import Ended, Listener, NamedLora, OfferedModel, Task, TaskEvent
 
 CAPACITY = 256
 """Tasks that may wait, unless the engine is told otherwise."""
-
-_BACKLOG = 64
-"""Events that may wait for slow listeners before drawing waits for them, too."""
-
-_PREVIEW_BACKLOG = 8
-"""Events that may wait before previews are left out."""
 
 _SWEEP_SECONDS = 0.5
 
@@ -67,37 +53,6 @@ class Drawer(Protocol):
         ...
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Live:
-    """A task in the engine."""
-
-    task: Task
-    listener: Listener
-    missing: set[int]
-    submitted: float = field(default_factory=time.monotonic)
-    began: float | None = None
-    over: bool = False
-    failure: Exception | None = None
-
-    @property
-    def expired(self) -> bool:
-        now = time.monotonic()
-        if self.began is None:
-            limit = self.task.wait_seconds
-            return limit is not None and now - self.submitted > limit
-        limit = self.task.draw_seconds
-        return limit is not None and now - self.began > limit
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Unit:
-    """One picture of a task; `attempts` to draw it have failed, and then it is drawn alone."""
-
-    live: _Live
-    image: PlannedImage
-    attempts: int = 0
-
-
 class Engine:
     """Draws tasks with its drawers until it is closed; use it as a context, or `start` it.
 
@@ -116,11 +71,11 @@ class Engine:
         self.batch_size = batch_size
         self._drawers = tuple(drawers)
         self._changed = threading.Condition()
-        self._waiting: FairQueue[_Unit] = FairQueue()
-        self._live: dict[str, _Live] = {}
+        self._waiting: FairQueue[Unit] = FairQueue()
+        self._live: dict[str, Live] = {}
         self._closing = threading.Event()
         self._swept = 0.0
-        self._deliveries = [_Delivery() for _ in drawers]
+        self._deliveries = [Delivery() for _ in drawers]
         self._threads = [
             threading.Thread(target=self._work, args=(d,), name="petzval-draw", daemon=True)
             for d in self._drawers
@@ -194,8 +149,9 @@ class Engine:
         Raises:
             QueueFullError: too many tasks wait; nothing was accepted.
         """
-        indices = {image.index for image in task.plan.images}
-        live = _Live(task=task, listener=listener, missing=indices)
+        # Always the same delivery for one task, so that its events stay in order.
+        number = zlib.crc32(task.id.encode()) % len(self._deliveries)
+        live = _live(task, listener, self._deliveries[number])
         with self._changed:
             if not over_capacity and self.num_waiting >= self.capacity:
                 raise QueueFullError(
@@ -203,7 +159,7 @@ class Engine:
                 )
             self._live[task.id] = live
             for image in task.plan.images:
-                self._put(_Unit(live=live, image=image))
+                self._put(Unit(live=live, image=image))
             self._changed.notify()
 
     def cancel(self, task: str) -> bool:
@@ -219,7 +175,41 @@ class Engine:
             self._end(live, Ended(task=task, how="cancelled"))
             return True
 
-    def _put(self, unit: _Unit) -> None:
+    def run(self, task: Task) -> Generator[TaskEvent, None, None]:
+        """Draw a task here and now, in the thread that iterates, on an engine that was not started.
+
+        Its pictures are drawn in one go, as one plan, and nothing is tried twice: an error ends the
+        task at once. Stop iterating to stop the work.
+
+        Raises:
+            RequestError: at the call, where the drawer refuses the plan.
+        """
+        if any(thread.ident is not None for thread in self._threads):
+            raise RuntimeError("the engine was started, and its own threads draw: submit the task")
+        drawer = self._drawers[0]
+        plan = _renumbered(task.plan, task.plan.images)
+        return self._run(task, drawer.draw(task.model, task.loras, plan))
+
+    def _run(
+        self, task: Task, events: Generator[StepEvent, None, None]
+    ) -> Generator[TaskEvent, None, None]:
+        told: deque[TaskEvent] = deque()
+        live = _live(task, told.append, Delivery(at_once=True))
+        units = [Unit(live=live, image=image) for image in task.plan.images]
+        self._live[task.id] = live
+        try:
+            self._begin(live)
+            try:
+                for _ in self._follow(units, events):
+                    while told:
+                        yield told.popleft()
+            except Exception as error:
+                self._end(live, Ended(task=task.id, how="failed", error=error))
+            yield from told
+        finally:
+            self._live.pop(task.id, None)
+
+    def _put(self, unit: Unit) -> None:
         task = unit.live.task
         self._waiting.put(
             unit,
@@ -229,16 +219,12 @@ class Engine:
             weight=task.weight,
         )
 
-    def _end(self, live: _Live, event: Ended) -> None:
+    def _end(self, live: Live, event: Ended) -> None:
         """Nothing of the task will be drawn any more; its listener hears why."""
         live.over = True
         self._live.pop(live.task.id, None)
         self._waiting.remove(lambda unit: unit.live is live)
-        self._delivery(live).put_end(live, event)
-
-    def _delivery(self, live: _Live) -> _Delivery:
-        """Always the same for one task, so that its events stay in order."""
-        return self._deliveries[zlib.crc32(live.task.id.encode()) % len(self._deliveries)]
+        live.delivery.put_end(live, event)
 
     def _sweep(self) -> None:
         """End the tasks whose time is up."""
@@ -255,7 +241,7 @@ class Engine:
             except Exception as error:
                 self._failed(batch, error)
 
-    def _take(self) -> list[_Unit]:
+    def _take(self) -> list[Unit]:
         """The next batch; empty when the engine closes."""
         with self._changed:
             while not self._closing.is_set():
@@ -266,7 +252,7 @@ class Engine:
                 self._changed.wait(_SWEEP_SECONDS)
             return []
 
-    def _companions(self, first: _Unit) -> list[_Unit]:
+    def _companions(self, first: Unit) -> list[Unit]:
         if self.batch_size == 1 or first.attempts:
             return []
         key = first.live.task.batch_key
@@ -282,33 +268,41 @@ class Engine:
             task = unit.live.task
             drawer.prepare(task.model, replace(task.plan, images=(unit.image,)))
 
-    def _draw(self, drawer: Drawer, batch: list[_Unit]) -> None:
+    def _draw(self, drawer: Drawer, batch: list[Unit]) -> None:
         task = batch[0].live.task
         for unit in batch:
             self._begin(unit.live)
-        images = tuple(replace(unit.image, index=row) for row, unit in enumerate(batch))
-        plan = replace(task.plan, images=images)
-        with closing(drawer.draw(task.model, task.loras, plan)) as events:
-            for count, event in enumerate(events):
+        plan = _renumbered(task.plan, [unit.image for unit in batch])
+        events = drawer.draw(task.model, task.loras, plan)
+        with closing(self._follow(batch, events)) as steps:
+            for count, _ in enumerate(steps):
                 if count == 0:  # the words of this batch are encoded
                     self._prepare_next(drawer)
+
+    def _follow(
+        self, batch: Sequence[Unit], events: Generator[StepEvent, None, None]
+    ) -> Generator[None, None, None]:
+        """Pass on what a drawer tells of a batch, until nobody wants to hear; yields every step."""
+        with closing(events):
+            for event in events:
                 for row, index in enumerate(event.indices):
                     self._tell(batch[index], event, row)
+                yield
                 with self._changed:
                     self._sweep()
                     if not any(unit.live.task.id in self._live for unit in batch):
                         return
 
-    def _begin(self, live: _Live) -> None:
+    def _begin(self, live: Live) -> None:
         if live.began is None:
             live.began = time.monotonic()
-            self._delivery(live).put_start(live)
+            live.delivery.put_start(live)
 
-    def _tell(self, unit: _Unit, event: StepEvent, row: int) -> None:
+    def _tell(self, unit: Unit, event: StepEvent, row: int) -> None:
         live, task = unit.live, unit.live.task
         if live.over:
             return
-        delivery = self._delivery(live)
+        delivery = live.delivery
         delivery.wait_for_room()
         delivery.put_step(live, unit, event, row)
         if event.step == event.num_steps:
@@ -318,7 +312,7 @@ class Engine:
                 if not live.missing and not live.over:
                     self._end(live, Ended(task=task.id, how="done"))
 
-    def _failed(self, batch: list[_Unit], error: Exception) -> None:
+    def _failed(self, batch: list[Unit], error: Exception) -> None:
         """Draw once more, each alone, where that may help; else the task has failed."""
         with self._changed:
             for unit in batch:
@@ -332,96 +326,12 @@ class Engine:
                     self._put(unit)
 
 
-class _Delivery:
-    """A thread that calls listeners, in order, with what had to be computed for them."""
-
-    def __init__(self) -> None:
-        self.thread = threading.Thread(target=self._run, name="petzval-deliver", daemon=True)
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-
-    def put_start(self, live: _Live) -> None:
-        """Pass on that a task has begun."""
-        self._calls.put(lambda: live.listener(Started(task=live.task.id)))
-
-    def put_end(self, live: _Live, event: Ended) -> None:
-        """Pass on how a task ended; a picture that could not be decoded makes it a failure."""
-
-        def call() -> None:
-            if event.how == "done" and live.failure is not None:
-                live.listener(Ended(task=live.task.id, how="failed", error=live.failure))
-            else:
-                live.listener(event)
-
-        self._calls.put(call)
-
-    def put_step(self, live: _Live, unit: _Unit, event: StepEvent, row: int) -> None:
-        """Pass a step on, with the pictures-so-far that were asked for."""
-        is_partial = event.step in partial_steps(live.task.partials, event.num_steps)
-        preview = _row(event.small_preview, row) if live.task.previews else None
-        partial = _row(event.preview, row) if is_partial else None
-        if partial is not None and not event.any_thread:
-            partial = _made(partial())  # in this thread, which draws
-
-        def call() -> None:
-            busy = self._calls.qsize() > _PREVIEW_BACKLOG
-            live.listener(
-                Stepped(
-                    task=live.task.id,
-                    image=unit.image.index,
-                    step=event.step,
-                    num_steps=event.num_steps,
-                    preview=None if busy else preview,
-                    partial=None if partial is None else partial()[0],
-                )
-            )
-
-        self._calls.put(call)
-
-    def put_picture(self, live: _Live, unit: _Unit, event: StepEvent, row: int) -> None:
-        """Pass a finished picture on, decoded here where the drawer left that to us."""
-
-        def call() -> None:
-            try:
-                images = event.images if event.finish is None else event.finish()
-            except Exception as error:
-                live.failure = error
-                return
-            image = replace(images[row], index=unit.image.index)
-            live.listener(Finished(task=live.task.id, image=image))
-
-        self._calls.put(call)
-
-    def wait_for_room(self) -> None:
-        """Return when listeners are not too far behind."""
-        while self._calls.qsize() > _BACKLOG:
-            time.sleep(0.005)
-
-    def end(self) -> None:
-        """Return when all that was put before has been passed on."""
-        self._calls.put(None)
-        if self.thread.ident is not None:
-            self.thread.join()
-
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                call()
-            except Exception:  # of a listener: the others still want to hear
-                _LOGGER.exception("a listener failed")
+def _live(task: Task, listener: Listener, delivery: Delivery) -> Live:
+    missing = {image.index for image in task.plan.images}
+    return Live(task=task, listener=listener, delivery=delivery, missing=missing)
 
 
-def partial_steps(partials: int, num_steps: int) -> frozenset[int]:
-    """The steps after which a picture-so-far is shown, evenly spread and before the last one."""
-    return frozenset(
-        num_steps * (number + 1) // (partials + 1)
-        for number in range(partials)
-        if 0 < num_steps * (number + 1) // (partials + 1) < num_steps
-    )
-
-
-def _row(preview: Callable[[], Pixels] | None, row: int) -> Callable[[], Pixels] | None:
-    return None if preview is None else lambda: preview()[row : row + 1]
-
-
-def _made(pixels: Pixels) -> Callable[[], Pixels]:
-    return lambda: pixels
+def _renumbered(plan: GenerationPlan, images: Sequence[PlannedImage]) -> GenerationPlan:
+    """A plan of some of the pictures, whose indices are their rows."""
+    rows = tuple(replace(image, index=row) for row, image in enumerate(images))
+    return replace(plan, images=rows)

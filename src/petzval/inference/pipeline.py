@@ -7,7 +7,7 @@ larger `batch_size` is asked for: a batch of another size rounds differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,8 +88,8 @@ class Pipeline:
         self._live = live
         self.planning = planning
         self._decodings = Decodings()
-        networks = Networks(encoder=text.encoder, denoiser=denoiser, autoencoder=autoencoder)
-        self._adopt(residency or Residency.of(networks))
+        # A given encoder may be elsewhere: the residency then has one without numbers.
+        self._adopt(residency or Residency.of(text.encoder, denoiser, autoencoder))
         self.dtype = self._residency.dtype
         self.device = self._residency.device
         self._words = Words(text)
@@ -272,7 +272,7 @@ class Pipeline:
         noise: LatentTokens | None = None,
         leave_decoding: bool = False,
         **options: Any,
-    ) -> Iterator[StepEvent]:
+    ) -> Generator[StepEvent]:
         """The same, step by step; stop iterating to stop the work. See `generate`.
 
         Args:
@@ -295,7 +295,7 @@ class Pipeline:
 
     def _run(
         self, plan: GenerationPlan, batch_size: int, noise: Noise, leave_decoding: bool
-    ) -> Iterator[StepEvent]:
+    ) -> Generator[StepEvent]:
         for images in self._words.batches(plan, batch_size):
             draw = partial(self._draw, plan, images, noise, leave_decoding)
             yield from retried(draw, partial(self._shrink, plan))

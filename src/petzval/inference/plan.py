@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from petzval.conditioning.template import resolve_date
 from petzval.errors import RequestError
 from petzval.flow.schedule import empirical_mu, warn_off_family
+from petzval.inference.mark import check_room, marked
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
 from petzval.inference.placement import Storage
 from petzval.inference.recipe import Recipe, UsedLora
@@ -53,6 +54,7 @@ class GenerationPlan:
     truncate: Truncate
     markers: Markers
     max_tokens: int
+    mark: str = ""
 
     @property
     def texts(self) -> list[str]:
@@ -88,7 +90,7 @@ class GenerationPlan:
         share = {stage: time / len(images) for stage, time in seconds.items()}
         for row, image in enumerate(images):
             yield GeneratedImage(
-                pixels=pixels[row],
+                pixels=marked(pixels[row], self.mark),
                 recipe=self.recipe(image, made_by),
                 seconds=share,
                 index=image.index,
@@ -122,6 +124,7 @@ class GenerationPlan:
             torch=made_by.torch,
             threads=made_by.threads,
             weights=made_by.weights,
+            mark=self.mark,
         )
 
 
@@ -169,10 +172,12 @@ def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:
         ScheduleWarning: the size lies where the empirical schedule was not fitted.
 
     Raises:
-        RequestError: the size is not legal, or too large for the prompt's positions.
+        RequestError: the size is not legal, too large for the prompt's positions, or too small for
+            the mark.
     """
     parity = PARITIES[request.parity]
     resolution = request.resolution(defaults)
+    check_room(request.mark, resolution.height, resolution.width)
     steps = defaults.steps if request.steps is None else request.steps
     if request.mu is None:
         warn_off_family(resolution.num_tokens)
@@ -192,6 +197,7 @@ def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:
         truncate=request.truncate or parity.truncate,
         markers=request.markers or parity.markers,
         max_tokens=request.max_tokens,
+        mark=request.mark,
     )
 
 

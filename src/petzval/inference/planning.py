@@ -24,7 +24,7 @@ from petzval.inference.placement import Placement, Storage
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planner import Budget, Planner
 from petzval.inference.recipe import UsedLora
-from petzval.inference.residency import Loras, Networks, Residency, unloaded_encoder
+from petzval.inference.residency import Loras, Residency, unloaded_encoder
 from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.inference.variants import Defaults, Located
 from petzval.kernels import backends
@@ -167,14 +167,13 @@ class Planning:
 
     def _load_everything(self) -> Residency:
         checkpoint, device = self.checkpoint, self.device
-        networks = Networks(
+        return Residency.of(
             encoder=checkpoint.load_encoder(self.dtype, device)
             if self.encodes
             else unloaded_encoder(checkpoint),
             denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.merged),
             autoencoder=checkpoint.load_vae(self.dtype, device),
         )
-        return Residency.of(networks)
 
     def _unless_memory_ends(self, load: Callable[[], Residency]) -> Residency | None:
         """What was loaded, or None with all of it given back."""

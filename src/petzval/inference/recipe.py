@@ -60,6 +60,7 @@ class Recipe:
         threads: that drew on a CPU: their number decides in which order is summed. None on
             accelerators, and in recipes older than the field.
         weights: how the denoiser's blocks were kept; all but exact change the picture.
+        mark: the words in its corner, see `inference.mark`; blank for none.
     """
 
     format: int = RECIPE_FORMAT
@@ -88,11 +89,19 @@ class Recipe:
     torch: str
     threads: int | None = setting(None, minimum=1, maximum=MAX_THREADS)
     weights: Storage = "exact"
+    mark: str = ""
 
     @property
     def device_kind(self) -> str:
         """The device without its product name: "cpu", "cuda", "mps"."""
         return self.device.partition(" ")[0]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As JSON values; a mark only where there is one."""
+        mapping = to_mapping(self)
+        if not self.mark:
+            del mapping["mark"]
+        return mapping
 
     def to_json(self, *, ascii_only: bool = False) -> str:
         """One line of JSON.
@@ -100,7 +109,7 @@ class Recipe:
         Raises:
             RequestError: longer than a file may carry, because of a prompt of extreme length.
         """
-        text = json.dumps(to_mapping(self), ensure_ascii=ascii_only, separators=(",", ":"))
+        text = json.dumps(self.to_mapping(), ensure_ascii=ascii_only, separators=(",", ":"))
         if len(text.encode()) > RECIPE_LIMIT_BYTES:
             raise RequestError(
                 f"the recipe takes more than {RECIPE_LIMIT_BYTES:,} bytes", "shorten the prompt"

@@ -21,6 +21,7 @@ from petzval.conditioning import template
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, LARGEST_MAX_TOKENS
 from petzval.errors import RequestError
 from petzval.inference import image
+from petzval.inference.mark import check_mark
 from petzval.inference.parity import PARITIES, Markers, Truncate
 from petzval.inference.paths import user_path
 from petzval.inference.recipe import (
@@ -75,6 +76,7 @@ class GenerationRequest:
         max_tokens: template and prompt together.
         allow_blank: accept a prompt without words, which is taken for a mistake otherwise.
         noise_row: microsoft mode: the row of the batch's noise that the first picture takes.
+        mark: words in the corner of every picture, see `inference.mark`; blank for none.
 
     Raises:
         RequestError: a value is of the wrong kind or out of range.
@@ -101,6 +103,7 @@ class GenerationRequest:
     max_tokens: int = DEFAULT_MAX_TOKENS
     allow_blank: bool = False
     noise_row: int = 0
+    mark: str = ""
 
     def __post_init__(self) -> None:
         # Numbers of other libraries, such as NumPy's, are taken as Python's own from here on.
@@ -131,6 +134,7 @@ class GenerationRequest:
                 f"{len(negatives)} negative prompts for {len(prompts)} prompts",
                 "give one for all, or one for each",
             )
+        self._set("mark", check_mark(_text("mark", self.mark)))
         seeds = _seeds(self.seed, self.num_images)
         self._set("seed", seeds[0] if isinstance(self.seed, Integral) else seeds)
 
@@ -254,6 +258,7 @@ def request_from_recipe(recipe: Recipe) -> GenerationRequest:
         max_tokens=recipe.max_tokens,
         allow_blank=True,
         noise_row=recipe.noise_row,
+        mark=recipe.mark,
     )
 
 

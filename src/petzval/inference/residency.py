@@ -187,9 +187,10 @@ class Residency:
         self._stages = dict(stages or {})
 
     @classmethod
-    def of(cls, networks: Networks) -> Residency:
+    def of(cls, encoder: GptOssEncoder, denoiser: MMDiT, autoencoder: Autoencoder) -> Residency:
         """Networks that are there for good, wherever they are."""
-        weight = networks.denoiser.img_in.weight
+        networks = Networks(encoder=encoder, denoiser=denoiser, autoencoder=autoencoder)
+        weight = denoiser.img_in.weight
         return cls(networks, weight.device, weight.dtype)
 
     @classmethod

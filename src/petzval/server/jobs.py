@@ -17,6 +17,7 @@ from PIL import Image
 from petzval.errors import PetzvalError, QueueFullError, RequestError
 from petzval.inference.engine import Engine
 from petzval.inference.event import Pixels
+from petzval.inference.mark import marked
 from petzval.inference.plan import GenerationPlan, make_plan
 from petzval.inference.request import GeneratedImage, GenerationRequest
 from petzval.inference.task import (
@@ -255,6 +256,7 @@ class Jobs:
                     guidance=request.guidance,
                     seed=0 if request.seed is None else request.seed,
                     num_images=request.n,
+                    mark=self.settings.mark,
                 ),
                 model.defaults,
             )
@@ -344,7 +346,7 @@ class Jobs:
             preview["png"] = _png(event.preview())
             self.hub.publish(row.id, row.owner, "preview", preview)
         if event.partial is not None:
-            partial = {"image": event.image, "pixels": event.partial}
+            partial = {"image": event.image, "pixels": marked(event.partial, self.settings.mark)}
             self.hub.publish(row.id, row.owner, "partial", partial)
 
     def _keep(self, row: JobRow, image: GeneratedImage) -> None:

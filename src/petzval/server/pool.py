@@ -3,7 +3,7 @@
 The application, its queue and its database stay in one process, which is the one that may answer
 for a job; what needs a device is deployed: `Drawing`, a denoiser and a decoder each, and
 `Encoding`, text encoders that all of them share. Where replicas run, how many live and which takes
-the next picture is Ray's business. A picture whose replica raises an error is drawn once more.
+the next picture is Ray's business. A picture whose replica fails or dies is drawn once more.
 """
 
 from __future__ import annotations

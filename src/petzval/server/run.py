@@ -6,8 +6,10 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import torch
 import uvicorn
@@ -18,12 +20,15 @@ from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.engine import CAPACITY, Engine
 from petzval.server.app import create_app
 from petzval.server.checks import load_checks
-from petzval.server.connection import TimedProtocol
+from petzval.server.connection import Crowd, TimedProtocol
 from petzval.server.journal import configure, note
 from petzval.server.pool import PoolSettings, start_pool, stop_pool
 from petzval.server.provenance import Provenance
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
+
+_OTHER_FILES = 4096
+"""Files of everything else: the database, weights, and what comes in at one turn of the loop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,15 +125,16 @@ class StudioServer(uvicorn.Server):
         self, app: FastAPI, listening: socket.socket, ready: Callable[[str], object]
     ) -> None:
         studio: Studio = app.state.studio
+        limit = studio.settings.max_connections
+        allow_files(2 * limit + _OTHER_FILES)  # as many again may be on their way out
         super().__init__(
             uvicorn.Config(
                 app,
-                http=TimedProtocol,
+                http=cast("Any", partial(TimedProtocol, crowd=Crowd(limit))),
                 ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=studio.settings.max_connections,
                 timeout_graceful_shutdown=int(studio.settings.drain_seconds) + 1,
             )
         )
@@ -158,6 +164,18 @@ class StudioServer(uvicorn.Server):
         del sig, frame
         self.force_exit = self.should_exit
         self.stop()
+
+
+def allow_files(number: int) -> None:
+    """Let this process have that many files and sockets open, as far as the system lets it."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(settings: ServerSettings) -> socket.socket:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from petzval.config import MEBIBYTE, check_ranges, setting
+from petzval.inference.mark import check_mark
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """Names in a Host header that can only mean this machine."""
@@ -57,6 +58,7 @@ class ServerSettings:
         keep_deleted_seconds: a deleted picture can be restored for this long.
         aliases: further names of models: name → model, for programs that insist on one.
         log_prompts: write prompts into the log.
+        mark: words in the corner of every picture, see `inference.mark`; blank for none.
     """
 
     folder: Path
@@ -75,9 +77,11 @@ class ServerSettings:
     keep_deleted_seconds: float = setting(24 * 3600.0, minimum=0)
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     log_prompts: bool = False
+    mark: str = ""
 
     def __post_init__(self) -> None:
         check_ranges(self, where="server")
+        object.__setattr__(self, "mark", check_mark(self.mark))
 
     @property
     def is_local(self) -> bool:

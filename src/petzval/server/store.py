@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from petzval.config import to_mapping
 from petzval.errors import ServerError
 from petzval.inference.image import write_atomically
 from petzval.inference.recipe import Recipe
@@ -139,7 +138,7 @@ class Store:
             guidance=recipe.guidance,
             favourite=False,
             deleted=None,
-            recipe=to_mapping(recipe),
+            recipe=recipe.to_mapping(),
         )
         with self.write() as session:
             session.add(row)

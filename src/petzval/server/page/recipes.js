@@ -34,7 +34,7 @@ export function requestOf(recipe) {
  */
 export const recipeOf = (picture) => ({ ...picture, ...picture.recipe });
 
-const ROWS = ["seed", "size", "model", "steps", "guidance", "negative", "loras", "solver", "dtype", "device", "petzval"];
+const ROWS = ["seed", "size", "model", "steps", "guidance", "negative", "loras", "mark", "solver", "dtype", "device", "petzval"];
 
 /**
  * @param {Recipe} recipe

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
-from petzval.config import to_mapping
 from petzval.errors import PetzvalError
 from petzval.inference.image import recipe_in
 from petzval.server.errors import ApiError
@@ -46,4 +45,4 @@ async def read(request: Request, caller: TheCaller) -> RecipeRead:
     except PetzvalError as error:
         message = f"{error.message}; {error.hint}" if error.hint else error.message
         raise ApiError(422, message, code="no_recipe") from error
-    return RecipeRead(recipe=dict(to_mapping(recipe)))
+    return RecipeRead(recipe=recipe.to_mapping())
