@@ -33,6 +33,7 @@ from petzval.inference.residency import (
 )
 from petzval.inference.speeds import Speeds
 from petzval.kernels import backends
+from petzval.models.coded import num_coded_values
 from petzval.models.dry_run import Footprint, dry_run
 from petzval.models.experts import (
     Experts,
@@ -112,6 +113,7 @@ class Footprints:
         work: what a picture asks.
         speeds: of the machine.
         beside: numbers that LoRAs keep beside the denoiser's weights.
+        changed: layers of it that LoRAs are merged into.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Footprints:
         speeds: Speeds,
         *,
         beside: int = 0,
+        changed: Collection[str] = (),
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -129,6 +132,7 @@ class Footprints:
         self._work = work
         self._speeds = speeds
         self._beside = beside
+        self._changed = frozenset(changed)
         self._runs: dict[object, Footprint] = {}
 
     def of(self, network: str, strategy: Strategy) -> NetworkPlacement:
@@ -181,20 +185,23 @@ class Footprints:
     # ── denoiser ─────────────────────────────────────────────────────────────────────────────────
 
     def _denoiser(self, strategy: Strategy) -> NetworkPlacement:
-        source, work = self._checkpoint.denoiser_source, self._work
-        denoiser = _as_used(build_denoiser(self._checkpoint, strategy, self._dtype), self._number)
+        work = self._work
+        denoiser, source = build_denoiser(self._checkpoint, strategy, self._dtype, self._changed)
+        denoiser = _as_used(denoiser, self._number)
         folded = [layer for _, layer in modulation_layers(denoiser)] if strategy.folded else []
         streamed = strategy.residence == "streamed"
         blocks = [block for _, block in denoiser_blocks(denoiser)] if streamed else []
         weights = self._weights(denoiser, source, strategy, blocks, without=folded)
         run = self._once(
-            ("denoiser", strategy.storage, strategy.device),
+            ("denoiser", strategy.storage, strategy.coded, strategy.device),
             lambda: _dry_denoiser(denoiser, work, self._number),
             strategy,
         )
         config = self._checkpoint.denoiser_config
         flops = forward_flops(config, [work.grid[0] * work.grid[1]], [work.text_tokens])
         compute = flops * work.calls * work.branches / self._speeds.flops
+        decoded = num_coded_values(denoiser) * work.calls * work.branches
+        compute += decoded / self._speeds.decoded
         values = (12 * config.num_layers + 2) * config.hidden_size
         kept = (work.calls * values + self._beside) * self._number.itemsize
         sizes = [_bytes_of(layer) for layer in folded]
@@ -299,7 +306,7 @@ class Footprints:
         return NetworkPlacement(
             network=network,
             strategy=strategy,
-            stored=_stored(source),
+            stored=_stored(self._checkpoint.denoiser_source if network == DENOISER else source),
             weight_bytes=weights.base + layers,
             working_bytes=max(run.peak_bytes, loading),
             kept_bytes=kept,
