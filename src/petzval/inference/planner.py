@@ -185,6 +185,8 @@ class Planner:
             [self._footprints.of(network, strategy) for strategy in strategies]
             for network, strategies in zip(NETWORKS, (encoders, denoisers, decoders), strict=True)
         ]
+        if self._baseline is None:  # free pages of the heap would be counted again when used
+            backends.trim_heap()
         baseline = backends.resident_bytes() if self._baseline is None else self._baseline
         if self.device.type == "cpu" and self._dtype == torch.bfloat16:
             baseline += _COMPILED_BYTES

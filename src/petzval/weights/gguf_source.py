@@ -133,7 +133,6 @@ class GgufSource:
             dtype="U8",
             num_bytes=tensor.num_bytes,
             load=load,
-            packing=tensor.kind,
         )
         return (StoredCodes.of(tensor.kind, shape, [blocks]),)
 
