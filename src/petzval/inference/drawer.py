@@ -193,7 +193,9 @@ def _sharing(base: Pipeline, planning: Planning) -> Pipeline:
         name=base.name,
         identity=base.identity,
         text=base.text,
-        denoiser=planning.checkpoint.load_denoiser(base.dtype, base.device, loras=planning.loras),
+        denoiser=planning.checkpoint.load_denoiser(
+            base.dtype, base.device, loras=planning.loras, coded=True
+        ),
         autoencoder=base.autoencoder,
         defaults=base.defaults,
         loras=planning.used_loras,

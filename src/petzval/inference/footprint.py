@@ -6,7 +6,7 @@ their very code on the meta device (`models.dry_run`), seconds by dividing throu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -33,6 +33,7 @@ from petzval.inference.residency import (
 )
 from petzval.inference.speeds import Speeds
 from petzval.kernels import backends
+from petzval.models.coded import num_coded_values
 from petzval.models.dry_run import Footprint, dry_run
 from petzval.models.experts import (
     Experts,
@@ -90,7 +91,7 @@ class _Weights:
         base: there all the time.
         layer: of the largest layer that comes and goes.
         moved: read from the files each time all of it is brought.
-        converted: whether they are copied on the way, or are the mapped file itself.
+        mapped: of the files, beside what is made of them; 0 where that is the mapped file itself.
         unpacked: values that are decoded from another program's blocks whenever they are read.
         unpacking: the most that one tensor takes meanwhile.
     """
@@ -98,7 +99,7 @@ class _Weights:
     base: int
     layer: int
     moved: int
-    converted: bool
+    mapped: int
     unpacked: int
     unpacking: int
 
@@ -112,6 +113,7 @@ class Footprints:
         work: what a picture asks.
         speeds: of the machine.
         beside: numbers that LoRAs keep beside the denoiser's weights.
+        changed: layers of it that LoRAs are merged into.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Footprints:
         speeds: Speeds,
         *,
         beside: int = 0,
+        changed: Collection[str] = (),
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -129,6 +132,7 @@ class Footprints:
         self._work = work
         self._speeds = speeds
         self._beside = beside
+        self._changed = frozenset(changed)
         self._runs: dict[object, Footprint] = {}
 
     def of(self, network: str, strategy: Strategy) -> NetworkPlacement:
@@ -181,20 +185,23 @@ class Footprints:
     # ── denoiser ─────────────────────────────────────────────────────────────────────────────────
 
     def _denoiser(self, strategy: Strategy) -> NetworkPlacement:
-        source, work = self._checkpoint.denoiser_source, self._work
-        denoiser = _as_used(build_denoiser(self._checkpoint, strategy, self._dtype), self._number)
+        work = self._work
+        denoiser, source = build_denoiser(self._checkpoint, strategy, self._dtype, self._changed)
+        denoiser = _as_used(denoiser, self._number)
         folded = [layer for _, layer in modulation_layers(denoiser)] if strategy.folded else []
         streamed = strategy.residence == "streamed"
         blocks = [block for _, block in denoiser_blocks(denoiser)] if streamed else []
         weights = self._weights(denoiser, source, strategy, blocks, without=folded)
         run = self._once(
-            ("denoiser", strategy.storage, strategy.device),
+            ("denoiser", strategy.storage, strategy.coded, strategy.device),
             lambda: _dry_denoiser(denoiser, work, self._number),
             strategy,
         )
         config = self._checkpoint.denoiser_config
         flops = forward_flops(config, [work.grid[0] * work.grid[1]], [work.text_tokens])
         compute = flops * work.calls * work.branches / self._speeds.flops
+        decoded = num_coded_values(denoiser) * work.calls * work.branches
+        compute += decoded / self._speeds.decoded
         values = (12 * config.num_layers + 2) * config.hidden_size
         kept = (work.calls * values + self._beside) * self._number.itemsize
         sizes = [_bytes_of(layer) for layer in folded]
@@ -244,22 +251,38 @@ class Footprints:
         named = [(name, each) for name, each in network.named_modules() if id(each) not in away]
         everywhere = set[int]().union(*streamed)
         sizes = {id(each): _own_bytes(each, self._work) for _, each in named}
+        owners = {name: id(each) for name, each in named if not isinstance(each, EmbeddingRows)}
         again = everywhere or {id(each) for _, each in named}
         paths = {name for name, each in named if id(each) in again}
         paths -= {name for name, each in named if isinstance(each, EmbeddingRows)}
-        floats = {info.dtype for info in source.infos.values() if info.dtype not in ("U8", "I64")}
-        converted = strategy.device != "cpu" or floats != {_NAMES.get(self._number)}
-        converted |= not isinstance(source, TensorSource)
+        groups = streamed or [set(sizes)]
+        mapped = [
+            sum(
+                info.num_bytes
+                for key, info in source.infos.items()
+                if owners.get(key.rpartition(".")[0]) in group
+                and self._is_converted(info, source, strategy)
+            )
+            for group in groups
+        ]
         read = [info for key, info in source.infos.items() if key.rpartition(".")[0] in paths]
         packed = [info for info in read if packing_of(info)]
         return _Weights(
             base=sum(size for each, size in sizes.items() if each not in everywhere),
             layer=max((sum(sizes[each] for each in layer) for layer in streamed), default=0),
             moved=sum(info.num_bytes for info in read),
-            converted=converted or strategy.storage != "exact",
+            mapped=min(REMAP_BYTES, max(mapped)),
             unpacked=sum(info.num_elements for info in packed if info.dtype != "U8"),
             unpacking=max((_unpacking_bytes(info) for info in packed), default=0),
         )
+
+    def _is_converted(self, info: TensorDescription, source: Source, strategy: Strategy) -> bool:
+        """Whether what is used is a copy, and not the pages of the file themselves."""
+        if strategy.device != "cpu" or strategy.storage != "exact":
+            return True
+        if info.torch_dtype.is_floating_point:
+            return info.torch_dtype != self._number or packing_of(info) != ""
+        return not (strategy.coded or isinstance(source, TensorSource))  # rearranged bytes
 
     def _placed(
         self,
@@ -281,8 +304,7 @@ class Footprints:
         early = not on_cpu and "streams" not in backends.lacks(device)
         layers = weights.layer * (2 if early else 1)
         # While weights are converted, the stored ones are mapped beside them.
-        mapped = min(REMAP_BYTES, weights.layer if streamed else weights.moved)
-        loading = mapped + weights.unpacking if weights.converted and on_cpu else 0
+        loading = weights.mapped + weights.unpacking if on_cpu else 0
         speeds = self._speeds
         sent = 0.0 if on_cpu else 1 / speeds.sent
         each = weights.moved * (1 / speeds.read + sent) + weights.unpacked / speeds.cpu_decoded
@@ -299,7 +321,7 @@ class Footprints:
         return NetworkPlacement(
             network=network,
             strategy=strategy,
-            stored=_stored(source),
+            stored=_stored(self._checkpoint.denoiser_source if network == DENOISER else source),
             weight_bytes=weights.base + layers,
             working_bytes=max(run.peak_bytes, loading),
             kept_bytes=kept,
@@ -310,9 +332,6 @@ class Footprints:
             seconds=seconds,
             further_seconds=further,
         )
-
-
-_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 def _as_used(network: N, dtype: torch.dtype) -> N:

@@ -42,6 +42,8 @@ class Strategy:
         device: where it computes, by torch's name.
         folded: denoiser: modulation evaluated once for the schedule, its weights never kept.
         storage: denoiser: of the blocks' matrices.
+        coded: denoiser: the blocks' matrices stay in the codes of a quantised file, and are decoded
+            at each call.
         strip_rows: autoencoder: rows of a strip; 0 decodes the picture at once.
     """
 
@@ -49,6 +51,7 @@ class Strategy:
     device: str
     folded: bool = False
     storage: Storage = "exact"
+    coded: bool = False
     strip_rows: int = 0
 
     @property
@@ -60,6 +63,7 @@ class Strategy:
         words: list[str] = [self.residence]
         words += ["folded"] if self.folded else []
         words += [self.storage] if self.storage != "exact" else []
+        words += ["coded as its file"] if self.coded else []
         words += [f"strips of {self.strip_rows} rows"] if self.strip_rows else []
         return ", ".join(words)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -20,6 +20,7 @@ from petzval.inference.placement import (
     parse_bytes,
     spell_bytes,
 )
+from petzval.inference.residency import has_codes
 from petzval.inference.speeds import Speeds
 from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
@@ -82,6 +83,7 @@ class Planner:
         speeds: of the machine.
         storage: of the denoiser's blocks; only "exact" leaves the picture as it is.
         beside: numbers that LoRAs keep beside the denoiser's weights.
+        changed: layers of it that LoRAs are merged into.
         baseline: RAM of the process before a network is there; None takes what it holds.
     """
 
@@ -95,6 +97,7 @@ class Planner:
         *,
         storage: Storage = "exact",
         beside: int = 0,
+        changed: Collection[str] = (),
         baseline: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -102,7 +105,11 @@ class Planner:
         self._dtype = dtype
         self._work = work
         self._storage: Storage = storage
-        self._footprints = Footprints(checkpoint, dtype, work, speeds, beside=beside)
+        self._footprints = Footprints(
+            checkpoint, dtype, work, speeds, beside=beside, changed=changed
+        )
+        may_stay = storage == "exact" and dtype != torch.float16
+        self._codes = (False, True) if may_stay and has_codes(checkpoint, changed) else (False,)
         self._baseline = baseline
         self._placements: list[Placement] = []
 
@@ -157,8 +164,15 @@ class Planner:
             ("streamed", True),
         )
         denoisers = [
-            Strategy(residence=residence, device=device, folded=folded, storage=self._storage)
+            Strategy(
+                residence=residence,
+                device=device,
+                folded=folded,
+                storage=self._storage,
+                coded=coded,
+            )
             for residence, folded in forms
+            for coded in self._codes
         ]
         stays: tuple[Residence, ...] = ("resident", "staged")
         decoders = [
@@ -171,6 +185,8 @@ class Planner:
             [self._footprints.of(network, strategy) for strategy in strategies]
             for network, strategies in zip(NETWORKS, (encoders, denoisers, decoders), strict=True)
         ]
+        if self._baseline is None:  # free pages of the heap would be counted again when used
+            backends.trim_heap()
         baseline = backends.resident_bytes() if self._baseline is None else self._baseline
         if self.device.type == "cpu" and self._dtype == torch.bfloat16:
             baseline += _COMPILED_BYTES

@@ -30,7 +30,7 @@ from petzval.inference.variants import Defaults, Located
 from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 from petzval.weights.checkpoint import Checkpoint
-from petzval.weights.lora import read_lora
+from petzval.weights.lora import changed_layers, read_lora
 from petzval.weights.lora_live import LiveLoras, num_elements
 from petzval.weights.source import total_bytes
 
@@ -141,6 +141,7 @@ class Planning:
             self.speeds or measure_speeds(self.device, self.dtype, self._files()),
             storage=self.storage,
             beside=num_elements([lora for lora, _ in self.loras]) if self.live else 0,
+            changed=changed_layers(self.merged),
         )
 
     def settle(self, work: Work) -> Residency:
@@ -171,7 +172,7 @@ class Planning:
             encoder=checkpoint.load_encoder(self.dtype, device)
             if self.encodes
             else unloaded_encoder(checkpoint),
-            denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.merged),
+            denoiser=checkpoint.load_denoiser(self.dtype, device, loras=self.merged, coded=True),
             autoencoder=checkpoint.load_vae(self.dtype, device),
         )
 

@@ -28,7 +28,8 @@ from petzval.models.mmdit import MMDiT
 from petzval.models.quantised import quantise
 from petzval.models.vae import Autoencoder
 from petzval.weights.checkpoint import Checkpoint
-from petzval.weights.lora import Lora
+from petzval.weights.kept_codes import coded_layers, keep_codes
+from petzval.weights.lora import Lora, changed_layers
 from petzval.weights.manifest import build_on_meta
 from petzval.weights.residence import EmbeddingRows, StreamedWeights, WeightReader, fill, vacate
 from petzval.weights.source import Source, packing_of
@@ -69,15 +70,37 @@ def build_encoder(checkpoint: Checkpoint, strategy: Strategy, dtype: torch.dtype
     return module.eval()
 
 
-def build_denoiser(checkpoint: Checkpoint, strategy: Strategy, dtype: torch.dtype) -> MMDiT:
-    """The denoiser without numbers, its matrices in the form they are stored in."""
+def build_denoiser(
+    checkpoint: Checkpoint,
+    strategy: Strategy,
+    dtype: torch.dtype,
+    changed: Collection[str] = (),
+) -> tuple[MMDiT, Source]:
+    """The denoiser without numbers, its matrices in the form that is kept; and where numbers are.
+
+    Args:
+        checkpoint: open.
+        strategy: of the denoiser.
+        dtype: of the arithmetic.
+        changed: layers that LoRAs are merged into, which cannot stay in their file's codes.
+    """
+    source = checkpoint.denoiser_source
     module = build_on_meta(checkpoint.denoiser_config)
     assert isinstance(module, MMDiT)
     if strategy.storage != "exact":
         quantise(module, strategy.storage)
     elif dtype == torch.float16:
         use_scaled_float16(module)
-    return module.eval()
+    elif strategy.coded:
+        source = keep_codes(module, source, without=changed)
+    return module.eval(), source
+
+
+def has_codes(checkpoint: Checkpoint, changed: Collection[str] = ()) -> bool:
+    """Whether the denoiser's file keeps matrices of its blocks in codes; see `build_denoiser`."""
+    module = build_on_meta(checkpoint.denoiser_config)
+    assert isinstance(module, MMDiT)
+    return bool(coded_layers(module, checkpoint.denoiser_source, changed))
 
 
 def build_autoencoder(checkpoint: Checkpoint) -> Autoencoder:
@@ -201,12 +224,20 @@ class Residency:
             CheckpointError: a tensor cannot be read any more.
         """
         dtype: torch.dtype = getattr(torch, placement.dtype)
+        denoiser, drawing = build_denoiser(
+            checkpoint, placement.of(DENOISER).strategy, dtype, changed_layers(loras)
+        )
         networks = Networks(
             encoder=build_encoder(checkpoint, placement.of(ENCODER).strategy, dtype),
-            denoiser=build_denoiser(checkpoint, placement.of(DENOISER).strategy, dtype),
+            denoiser=denoiser,
             autoencoder=build_autoencoder(checkpoint),
         )
-        stages = _stages(networks, checkpoint, placement, loras)
+        sources = {
+            ENCODER: checkpoint.encoder_source,
+            DENOISER: drawing,
+            AUTOENCODER: checkpoint.vae_source,
+        }
+        stages = _stages(networks, sources, placement, loras)
         device = torch.device(placement.device)
         residency = cls(networks, device, dtype, stages=stages, placement=placement)
         for name, stage in stages.items():
@@ -282,27 +313,27 @@ class Residency:
 
 
 def _stages(
-    networks: Networks, checkpoint: Checkpoint, placement: Placement, loras: Loras
+    networks: Networks, sources: Mapping[str, Source], placement: Placement, loras: Loras
 ) -> dict[str, Stage]:
     number = parameter_dtype(getattr(torch, placement.dtype))
     strategies = {name: placement.of(name).strategy for name in NETWORKS}
     streamed = [name for name, each in strategies.items() if each.residence == "streamed"]
 
-    def reader(name: str, source: Source, loras: Loras = ()) -> WeightReader:
-        return WeightReader(source, number, strategies[name].device, loras=loras)
+    def reader(name: str, loras: Loras = ()) -> WeightReader:
+        return WeightReader(sources[name], number, strategies[name].device, loras=loras)
 
     return {
         ENCODER: Stage(
             networks.encoder,
-            reader(ENCODER, checkpoint.encoder_source),
+            reader(ENCODER),
             streamed=encoder_layers(networks.encoder) if ENCODER in streamed else (),
         ),
         DENOISER: Stage(
             networks.denoiser,
-            reader(DENOISER, checkpoint.denoiser_source, loras),
+            reader(DENOISER, loras),
             streamed=denoiser_blocks(networks.denoiser) if DENOISER in streamed else (),
             folded=modulation_layers(networks.denoiser) if strategies[DENOISER].folded else (),
             cyclic=True,
         ),
-        AUTOENCODER: Stage(networks.autoencoder, reader(AUTOENCODER, checkpoint.vae_source)),
+        AUTOENCODER: Stage(networks.autoencoder, reader(AUTOENCODER)),
     }

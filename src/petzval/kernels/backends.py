@@ -114,6 +114,11 @@ def give_back(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
         torch.accelerator.empty_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """On Linux: have the C library give free pages back, which it else keeps for later."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

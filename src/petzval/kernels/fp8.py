@@ -53,7 +53,8 @@ def decode_mxfp8(codes: Tensor, exponents: Tensor, dtype: torch.dtype) -> Tensor
     """
     rows, columns = codes.shape
     plain = from_tiles(exponents.view(torch.uint8), rows, columns // MXFP8_BLOCK)
-    powers = torch.ldexp(torch.ones(plain.shape), plain.to(torch.int32) - SCALE_BIAS)
+    ones = torch.ones(plain.shape, device=plain.device)
+    powers = torch.ldexp(ones, plain.to(torch.int32) - SCALE_BIAS)
     blocks = codes.float().unflatten(-1, (-1, MXFP8_BLOCK))
     return (blocks * powers.to(codes.device)[..., None]).flatten(-2).to(dtype)
 

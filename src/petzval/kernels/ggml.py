@@ -24,18 +24,29 @@ class BlockFormat:
         name: as ggml spells it.
         num_values, num_bytes: of a block.
         decode: uint8 [N, num_bytes] → float32 [N, num_values].
+        halves: (first byte, end) of a block's float16 scales; None where its scale is an exponent.
     """
 
     name: str
     num_values: int
     num_bytes: int
     decode: Callable[[Tensor], Tensor]
+    halves: tuple[int, int] | None
 
 
 def decode_blocks(raw: Tensor, form: BlockFormat) -> Tensor:
     """uint8 […, bytes of a row] → float32 […, values of a row]."""
     blocks = raw.unflatten(-1, (-1, form.num_bytes))
     return form.decode(blocks.flatten(0, -2)).reshape(*raw.shape[:-1], -1)
+
+
+def has_finite_scales(raw: Tensor, form: BlockFormat) -> bool:
+    """Whether all values are numbers, told from the scales alone where they are float16."""
+    blocks = raw.reshape(-1, form.num_bytes)
+    if form.halves is None:
+        return bool(torch.isfinite(form.decode(blocks)).all())
+    first, end = form.halves
+    return bool(torch.isfinite(_half(blocks[:, first:end])).all())
 
 
 def _half(two_bytes: Tensor) -> Tensor:
@@ -147,19 +158,20 @@ def decode_mxfp4_blocks(blocks: Tensor) -> Tensor:
     return torch.ldexp(values, blocks[:, :1].to(torch.int32) - SCALE_BIAS)
 
 
+_FORMATS: tuple[tuple[str, int, int, Callable[[Tensor], Tensor], tuple[int, int] | None], ...] = (
+    ("Q4_0", 32, 18, decode_q4_0, (0, 2)),
+    ("Q4_1", 32, 20, decode_q4_1, (0, 4)),
+    ("Q5_0", 32, 22, decode_q5_0, (0, 2)),
+    ("Q5_1", 32, 24, decode_q5_1, (0, 4)),
+    ("Q8_0", 32, 34, decode_q8_0, (0, 2)),
+    ("Q4_K", 256, 144, decode_q4_k, (0, 4)),
+    ("Q5_K", 256, 176, decode_q5_k, (0, 4)),
+    ("Q6_K", 256, 210, decode_q6_k, (208, 210)),
+    ("MXFP4", 32, 17, decode_mxfp4_blocks, None),
+)
 BLOCK_FORMATS: Mapping[str, BlockFormat] = {
-    form.name: form
-    for form in (
-        BlockFormat(name="Q4_0", num_values=32, num_bytes=18, decode=decode_q4_0),
-        BlockFormat(name="Q4_1", num_values=32, num_bytes=20, decode=decode_q4_1),
-        BlockFormat(name="Q5_0", num_values=32, num_bytes=22, decode=decode_q5_0),
-        BlockFormat(name="Q5_1", num_values=32, num_bytes=24, decode=decode_q5_1),
-        BlockFormat(name="Q8_0", num_values=32, num_bytes=34, decode=decode_q8_0),
-        BlockFormat(name="Q4_K", num_values=256, num_bytes=144, decode=decode_q4_k),
-        BlockFormat(name="Q5_K", num_values=256, num_bytes=176, decode=decode_q5_k),
-        BlockFormat(name="Q6_K", num_values=256, num_bytes=210, decode=decode_q6_k),
-        BlockFormat(name="MXFP4", num_values=32, num_bytes=17, decode=decode_mxfp4_blocks),
-    )
+    name: BlockFormat(name=name, num_values=values, num_bytes=size, decode=decode, halves=halves)
+    for name, values, size, decode, halves in _FORMATS
 }
 """Name → format. Rows that are no multiple of 256, such as GPT-OSS' of 2880, cannot be K-quants:
 llama.cpp writes Q5_0, Q5_1 or Q8_0 there, so a file called Q4_K holds those, too."""

@@ -6,7 +6,7 @@ timestep embedding, norms and biases. Quantised modulation shows as a grid in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
@@ -119,11 +119,17 @@ def quantise(denoiser: MMDiT, format: WeightFormat) -> None:
 def replace_block_linears(denoiser: MMDiT, make: Callable[[nn.Linear], nn.Module]) -> None:
     """Put other layers where a denoiser's blocks have matrices, on the meta device."""
     with torch.device("meta"):
-        for block in denoiser.transformer_blocks:
-            for name in BLOCK_LINEARS:
-                old = block.get_submodule(name)
-                assert isinstance(old, nn.Linear)
-                block.set_submodule(name, make(old))
+        for name, old in list(block_linears(denoiser)):
+            denoiser.set_submodule(name, make(old))
+
+
+def block_linears(denoiser: MMDiT) -> Iterator[tuple[str, nn.Linear]]:
+    """Every matrix of a denoiser's blocks, modulation left out, with its name."""
+    for index, block in enumerate(denoiser.transformer_blocks):
+        for name in BLOCK_LINEARS:
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            yield f"transformer_blocks.{index}.{name}", linear
 
 
 def has_bias(linear: nn.Linear) -> bool:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petzval.kernels import dispatch
+from petzval.kernels import backends, dispatch
 from petzval.models.vae import Autoencoder, MidBlock, PixelAttention, ResnetBlock, UpBlock, Upsample
 from petzval.shapes import Images, Latents
 
@@ -46,6 +46,8 @@ def decode_in_strips(
         for resnet in block.resnets:
             assert isinstance(resnet, ResnetBlock)
             x = _resnet(resnet, x, rows)
+            if x.device.type == "cpu":  # strips of many sizes leave holes in the heap
+                backends.trim_heap()
         if hasattr(block, "upsamplers"):
             upsample = block.upsamplers[0]
             assert isinstance(upsample, Upsample)

@@ -16,6 +16,7 @@ convert      one format into another
 lora         small changes to the denoiser in files of every family, and what adds them
 lora_live    the same beside the weights, their strength free to change
 writing      components and checkpoints written, all or nothing
+kept_codes   a denoiser whose matrices stay in the codes of their file
 mxfp4        4-bit blocks, decoded and encoded
 registry     the mirrors of the weights: data, with licences and known hashes
 hub_cache    the cache that programs share, as it lies on disk

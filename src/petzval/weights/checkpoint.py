@@ -16,7 +16,8 @@ from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder, AutoencoderConfig
 from petzval.weights.component import match_packing
-from petzval.weights.lora import Lora
+from petzval.weights.kept_codes import keep_codes
+from petzval.weights.lora import Lora, changed_layers
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
 from petzval.weights.published import (
     DENOISER,
@@ -112,6 +113,7 @@ class Checkpoint:
         device: torch.device | str = "cpu",
         *,
         loras: Sequence[tuple[Lora, float]] = (),
+        coded: bool = False,
     ) -> MMDiT:
         """The denoiser in `dtype` (None: as stored) on `device`; its weights take no gradient.
 
@@ -120,13 +122,18 @@ class Checkpoint:
             device: where the weights go.
             loras: added to this denoiser's weights, each times its number; in float32, from the
                 weights as stored, so that nothing is rounded twice.
+            coded: keep quantised matrices of the blocks as the file has them and decode them at
+                each call, where no LoRA changes them. The results are the same, bit for bit.
 
         Raises:
             CheckpointError: a weight stops being finite.
         """
         module = build_on_meta(self.denoiser_config)
         assert isinstance(module, MMDiT)
-        materialise(module, self.denoiser_source, dtype, device)
+        source = self.denoiser_source
+        if coded:
+            source = keep_codes(module, source, without=changed_layers(loras))
+        materialise(module, source, dtype, device)
         add_loras(module, self.denoiser_source, loras)
         return module
 

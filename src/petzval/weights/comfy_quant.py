@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -28,7 +28,15 @@ from petzval.kernels.fp8 import MXFP8_BLOCK, decode_mxfp8, decode_scaled_fp8
 from petzval.kernels.mxfp4 import NAN_SCALE
 from petzval.kernels.nvfp4 import NVFP4_BLOCK, decode_nvfp4
 from petzval.kernels.scale_tiles import tiled_shape
-from petzval.weights.source import DerivedSource, DerivedTensor, Source, TensorDescription, derived
+from petzval.weights.source import (
+    FLOAT8,
+    DerivedSource,
+    DerivedTensor,
+    Source,
+    StoredCodes,
+    TensorDescription,
+    derived,
+)
 
 MARK = "comfy_quant"
 METADATA_KEY = "_quantization_metadata"
@@ -41,7 +49,6 @@ FILE_MARKS = ("scaled_fp8",)
 _SCALE_NAMES = {"scale_weight": "weight_scale", "weight_scale": "weight_scale"}
 _IGNORED = ("input_scale", "scale_input")
 _COMPANIONS = (MARK, *_SCALE_NAMES, "weight_scale_2", *_IGNORED)
-_FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _MARK_LIMIT = 1 << 16
 _DAMAGED = "download or convert the file again"
 _KNOWN_SETTINGS = {"format", "full_precision_matrix_mult", "num_experts"}
@@ -209,8 +216,8 @@ def _kind(
         return "nvfp4"
     if info.dtype == "F8_E4M3" and scales and source.infos[scales[0]].dtype in ("U8", "F8_E8M0"):
         return "mxfp8"
-    if info.dtype in _FP8:
-        return _FP8[info.dtype]
+    if info.dtype in FLOAT8:
+        return FLOAT8[info.dtype]
     raise CheckpointError(
         f"{info.file}: key {info.key!r} is {info.dtype} with scales beside it, a format that is "
         "not known",
@@ -233,7 +240,7 @@ def _check(source: Source, layer: QuantisedLayer) -> None:
         )
     if len(info.shape) not in (2, 3):
         raise _wrong(info, f"has shape {list(info.shape)}, expected a matrix or a bank of them")
-    if layer.kind in _FP8.values():
+    if layer.kind in FLOAT8.values():
         if layer.scale is not None:
             _check_floats(source, layer.scale, _scale_counts(info.shape))
         return
@@ -292,7 +299,42 @@ def _matrix(source: Source, layer: QuantisedLayer) -> DerivedTensor:
         num_bytes=sum(source.infos[key].num_bytes for key in _keys_of(source, layer.name)),
         load=lambda: _load(source, layer),
         packing=layer.kind,
+        codes=_codes(source, layer, shape),
     )
+
+
+def _codes(
+    source: Source, layer: QuantisedLayer, shape: tuple[int, ...]
+) -> tuple[StoredCodes, ...]:
+    """A matrix as it is stored: 8-bit floats and exponents as bytes, scales in float32."""
+    if len(shape) != 2:
+        return ()
+    parts = [_part(source, layer.codes, "codes", lambda codes: codes.view(torch.uint8))]
+    if layer.scale is not None:
+        is_float = layer.kind in FLOAT8.values()
+        parts.append(_part(source, layer.scale, "scale", _checked_scale(source, layer), is_float))
+    if layer.factor is not None:
+        parts.append(_part(source, layer.factor, "factor", lambda factor: factor.float(), True))
+    return (StoredCodes.of(layer.kind, shape, parts),)
+
+
+def _part(
+    source: Source, key: str, name: str, change: Callable[[Tensor], Tensor], is_float: bool = False
+) -> DerivedTensor:
+    return replace(
+        derived(source, key, name),
+        dtype="F32" if is_float else "U8",
+        load=lambda: change(source.read(key)),
+    )
+
+
+def _checked_scale(source: Source, layer: QuantisedLayer) -> Callable[[Tensor], Tensor]:
+    def check(scale: Tensor) -> Tensor:
+        assert layer.scale is not None
+        check_scales(layer.scale, source.infos[layer.scale], _typed(layer, scale))
+        return scale.float() if layer.kind in FLOAT8.values() else scale.view(torch.uint8)
+
+    return check
 
 
 def _load(source: Source, layer: QuantisedLayer) -> Tensor:
@@ -308,7 +350,7 @@ def _load(source: Source, layer: QuantisedLayer) -> Tensor:
     if scale.numel() == 1:
         scales = scale.reshape(1).expand(experts)
     else:
-        scales = scale.reshape(experts, -1) if layer.kind in _FP8.values() else scale
+        scales = scale.reshape(experts, -1) if layer.kind in FLOAT8.values() else scale
     factors = factor.reshape(-1).expand(experts)
     decode = _decoder(layer)
     return torch.stack(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from petzval.errors import CheckpointError
-from petzval.kernels.ggml import BLOCK_FORMATS, decode_blocks
+from petzval.kernels.ggml import BLOCK_FORMATS, decode_blocks, has_finite_scales
 from petzval.weights.gguf_header import GgufTensor, Setting, read_gguf_header
-from petzval.weights.source import DerivedTensor
+from petzval.weights.source import DerivedTensor, StoredCodes
 
 _SAMPLES, _SAMPLE_BYTES = 64, 256
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -110,7 +110,31 @@ class GgufSource:
             num_bytes=tensor.num_bytes,
             load=lambda: self._decode(tensor),
             packing=tensor.kind if tensor.kind in BLOCK_FORMATS else "",
+            codes=self._codes(tensor),
         )
+
+    def _codes(self, tensor: GgufTensor) -> tuple[StoredCodes, ...]:
+        """The rows of blocks of a matrix, their scales checked when they are read."""
+        shape = self._shape(tensor)
+        if tensor.kind not in BLOCK_FORMATS or len(shape) != 2 or len(tensor.shape) != 2:
+            return ()
+        rows = tensor.shape[0]
+
+        def load() -> Tensor:
+            raw = self._bytes(tensor).reshape(rows, -1)
+            if not has_finite_scales(raw, BLOCK_FORMATS[tensor.kind]):
+                raise self._no_numbers(tensor)
+            return raw
+
+        blocks = DerivedTensor(
+            key="blocks",
+            file=tensor.file,
+            shape=(rows, tensor.num_bytes // rows),
+            dtype="U8",
+            num_bytes=tensor.num_bytes,
+            load=load,
+        )
+        return (StoredCodes.of(tensor.kind, shape, [blocks]),)
 
     def _shape(self, tensor: GgufTensor) -> tuple[int, ...]:
         given = self.settings.get(_ORIGINAL_SHAPE + tensor.key)
@@ -134,11 +158,14 @@ class GgufSource:
         rows = raw.reshape(-1, raw.numel() // max(int(np.prod(tensor.shape[:-1])), 1))
         values = decode_blocks(rows, BLOCK_FORMATS[tensor.kind])
         if not bool(torch.isfinite(values).all()):
-            raise CheckpointError(
-                f"{self._file}: key {tensor.key!r} holds {tensor.kind} scales that are no numbers",
-                "download or copy the file again",
-            )
+            raise self._no_numbers(tensor)
         return values.reshape(self._shape(tensor))
+
+    def _no_numbers(self, tensor: GgufTensor) -> CheckpointError:
+        return CheckpointError(
+            f"{self._file}: key {tensor.key!r} holds {tensor.kind} scales that are no numbers",
+            "download or copy the file again",
+        )
 
     def _bytes(self, tensor: GgufTensor) -> Tensor:
         mapped = self._mapped  # another thread may close the file meanwhile

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -149,6 +149,11 @@ class Lora:
     def name(self) -> str:
         """Of the file or folder, without the folders above it."""
         return Path(os.path.abspath(self.path)).name
+
+
+def changed_layers(loras: Sequence[tuple[Lora, float]]) -> frozenset[str]:
+    """The layers that LoRAs change, each times its number."""
+    return frozenset(layer for lora, number in loras if number != 0 for layer in lora.changes)
 
 
 def read_lora(path: str | Path, config: MMDiTConfig) -> Lora:

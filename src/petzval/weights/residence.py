@@ -274,6 +274,8 @@ class StreamedWeights:
         def put_out(layer: nn.Module, arguments: Any, output: Any) -> None:
             del arguments, output
             vacate(layer, self._without)
+            if self._reader.device.type == "cpu":  # or the heap grows with every layer
+                backends.trim_heap()
 
         return put_out
 

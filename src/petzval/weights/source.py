@@ -18,8 +18,12 @@ import torch
 from torch import Tensor
 
 from petzval.errors import CheckpointError
+from petzval.kernels.matrix_codes import MatrixCodes
 from petzval.weights.header import DTYPES
 from petzval.weights.tensors import REMAP_BYTES
+
+FLOAT8: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+"""Safetensors' names of 8-bit floats → the names of their formats."""
 
 
 @runtime_checkable
@@ -106,6 +110,7 @@ class DerivedTensor:
         num_bytes: of all that it is made of, as stored.
         load: reads and makes it, on the CPU.
         packing: name of the quantised format it was stored in; "" for plain numbers.
+        codes: what a matrix is decoded from, where it can be kept so: pieces one below the other.
     """
 
     key: str
@@ -115,6 +120,7 @@ class DerivedTensor:
     num_bytes: int
     load: Callable[[], Tensor]
     packing: str = ""
+    codes: tuple[StoredCodes, ...] = ()
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -125,6 +131,27 @@ class DerivedTensor:
     def num_elements(self) -> int:
         """Product of the shape."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StoredCodes:
+    """A matrix as its file has it.
+
+    Attributes:
+        form: what is stored, and how it is decoded.
+        tensors: what is stored; keys are the names of the form's parts.
+    """
+
+    form: MatrixCodes
+    tensors: tuple[DerivedTensor, ...]
+
+    @classmethod
+    def of(cls, kind: str, shape: Sequence[int], tensors: Sequence[DerivedTensor]) -> StoredCodes:
+        """Of a matrix in a format of `kernels.matrix_codes`."""
+        rows, columns = shape
+        parts = tuple((each.key, each.shape, each.torch_dtype) for each in tensors)
+        form = MatrixCodes(kind=kind, shape=(rows, columns), parts=parts)
+        return cls(form=form, tensors=tuple(tensors))
 
 
 class DerivedSource:
@@ -207,6 +234,7 @@ def derived(source: Source, key: str, name: str | None = None) -> DerivedTensor:
         num_bytes=info.num_bytes,
         load=lambda: source.read(key),
         packing=packing_of(info),
+        codes=info.codes if isinstance(info, DerivedTensor) else (),
     )
 
 
@@ -218,7 +246,7 @@ def changed(
     change: Callable[[Tensor], Tensor],
 ) -> DerivedTensor:
     """The same tensor with something done to it after it is read."""
-    return replace(tensor, shape=shape, load=lambda: change(source.read(key)))
+    return replace(tensor, shape=shape, load=lambda: change(source.read(key)), codes=())
 
 
 def joined(
@@ -246,6 +274,19 @@ def joined(
 def packing_of(info: TensorDescription) -> str:
     """Name of the quantised format a tensor was stored in; "" for plain numbers."""
     return info.packing if isinstance(info, DerivedTensor) else ""
+
+
+def stored_codes(source: Source, key: str) -> tuple[StoredCodes, ...]:
+    """What a matrix is decoded from, plain 8-bit floats as well; empty for other numbers."""
+    info = source.infos[key]
+    if isinstance(info, DerivedTensor) and info.codes:
+        return info.codes
+    if info.dtype not in FLOAT8 or len(info.shape) != 2:
+        return ()
+    bits = replace(
+        derived(source, key, "codes"), dtype="U8", load=lambda: source.read(key).view(torch.uint8)
+    )
+    return (StoredCodes.of(FLOAT8[info.dtype], info.shape, [bits]),)
 
 
 def packings(source: Source) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ mapped by the tables of `key_tables`. The text encoder, which has most forms, is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,16 @@ from petzval.errors import CheckpointError
 from petzval.weights.comfy_quant import unpacked
 from petzval.weights.key_tables import DENOISER_SPLIT, PREFIXES, VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import ExpectedTensor
-from petzval.weights.source import DerivedSource, DerivedTensor, Source, changed, derived, joined
+from petzval.weights.source import (
+    DerivedSource,
+    DerivedTensor,
+    Source,
+    StoredCodes,
+    changed,
+    derived,
+    joined,
+    stored_codes,
+)
 
 _TRACKED = "bn.num_batches_tracked"
 
@@ -76,9 +86,16 @@ def without_padding(source: Source, expected: Mapping[str, ExpectedTensor]) -> S
         wanted = expected[key].shape if key in expected else tensor.shape
         if tensor.packing in ("nvfp4", "mxfp8") and _is_padded(tensor.shape, wanted):
             rows, columns = wanted
+            codes = [_cut(each, wanted) for each in tensor.codes] if len(tensor.codes) == 1 else ()
             tensor = changed(source, tensor, key, wanted, lambda x, r=rows, c=columns: x[:r, :c])
+            tensor = replace(tensor, codes=tuple(codes))
         tensors.append(tensor)
     return DerivedSource(source, tensors)
+
+
+def _cut(codes: StoredCodes, wanted: Sequence[int]) -> StoredCodes:
+    rows, columns = wanted
+    return replace(codes, form=replace(codes.form, shape=(rows, columns)))
 
 
 def _is_padded(shape: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -125,6 +142,7 @@ def _stacked(source: Source, name: str, thirds: Mapping[int, str]) -> DerivedTen
             f"{first.file}: the thirds of {name!r} have different shapes: "
             f"{', '.join(str(list(source.infos[key].shape)) for key in keys)}"
         )
-    return joined(
-        source, name, keys, (3 * first.shape[0], *first.shape[1:]), lambda parts: torch.cat(parts)
-    )
+    shape = (3 * first.shape[0], *first.shape[1:])
+    whole = joined(source, name, keys, shape, lambda parts: torch.cat(parts))
+    codes = [stored_codes(source, key) for key in keys]
+    return replace(whole, codes=sum(codes, ())) if all(codes) else whole
