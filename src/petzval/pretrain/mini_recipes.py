@@ -194,6 +194,7 @@ def mini_denoiser_gpu() -> DenoiserRecipe:
             _on_a_gpu(low, minutes=1.5, learning_rate=3e-3),
             _on_a_gpu(mixed, minutes=2.0, learning_rate=2e-3),
         ),
+        latents="latents_gpu",
     )
 
 
