@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from petzval.config import from_mapping, to_mapping
 from petzval.distill.recipes import RECIPES, TurboRecipe, recipe_by_name
@@ -119,24 +120,36 @@ def test_a_teacher_becomes_a_checkpoint_of_four_steps(
 
 
 def test_a_student_begins_with_another_s_weights(
-    run: Run, golden_checkpoint: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
+    golden_checkpoint: Path, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before its first iteration it draws as that one does, not as the teacher."""
-    words = ("distill", "smoke_turbo", "--teacher", golden_checkpoint, "--latents", latents)
-    code, _, err = run(*words, "--out", "first", "--device", "cpu")
-    assert code == 0, err
-    seen: list[dict[str, torch.Tensor]] = []
+    """It takes them before its first iteration, and keeps the records of what it began with."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(golden_checkpoint, earlier)
+    file = earlier / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 0.5 * tensor for name, tensor in load_file(file).items()}, file)
+    records = earlier / "training" / "distill"
+    records.mkdir(parents=True)
+    (records / "metrics.jsonl").write_text("{}\n", encoding="utf-8")
+    expected = Checkpoint.open(earlier).load_denoiser(torch.float32).state_dict()
+    step = loop.training_step
+    seen: list[bool] = []
 
-    def remembered(objective: Any, batch: Any, state: Any, **options: Any) -> Any:
-        seen.append({k: v.detach().clone() for k, v in state.model.state_dict().items()})
-        raise RuntimeError("seen")
+    def watched(objective: Any, batch: Any, state: Any, **options: Any) -> Any:
+        own = state.model.state_dict()
+        seen.append(all(torch.equal(own[name], expected[name]) for name in expected))
+        return step(objective, batch, state, **options)
 
-    monkeypatch.setattr(loop, "training_step", remembered)
-    with pytest.raises(RuntimeError, match="seen"):
-        distill("smoke_turbo", Path("second"), teacher=golden_checkpoint, latents=latents,
-                start=Path("first/checkpoint"), report=lambda line: None)  # fmt: skip
-    earlier = Checkpoint.open(Path("first/checkpoint")).load_denoiser(torch.float32).state_dict()
-    assert all(torch.equal(seen[0][name], earlier[name]) for name in earlier)
+    monkeypatch.setattr(loop, "training_step", watched)
+    outcome = distill(
+        "smoke_turbo", tmp_path / "run", teacher=golden_checkpoint, latents=latents, start=earlier,
+        report=lambda line: None,
+    )  # fmt: skip
+    assert seen == [True, False]
+    assert outcome.checkpoint is not None
+    made = outcome.checkpoint / "training" / "distill"
+    assert (made / "started_from" / "metrics.jsonl").is_file()
+    session = json.loads((made / "recipe.json").read_text(encoding="utf-8"))["session"]
+    assert session["start"] == Checkpoint.open(earlier).identity
 
 
 def test_mistakes_are_named(run: Run, golden_checkpoint: Path) -> None:

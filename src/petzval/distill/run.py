@@ -46,6 +46,7 @@ from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.writing import Component, save_with_denoiser
 
 RESULT, TEACHER_CARD = "checkpoint", "training/teacher.md"
+_RECORDS = "training/distill"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +143,7 @@ def distill(
                 "processes": launched_size(),
                 "teacher": located.name,
                 "identity": checkpoint.identity,
-                "start": None if start is None else str(start),
+                "start": None if start is None else Checkpoint.open(start).identity,
             }
             run_folder.mkdir(parents=True, exist_ok=True)
             record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
@@ -181,6 +182,7 @@ class _Run:
     recipe: TurboRecipe
     located: Located
     checkpoint: Checkpoint
+    start: Path | None
     autoencoder: Autoencoder
     student: MMDiT
     source: DenoiserObjective
@@ -220,21 +222,23 @@ class _Run:
                     config=self.student.config,
                     state={name: tensor.to(stored) for name, tensor in tensors.items()},
                 ),
-                _texts(self.recipe, self.located, state.step, self.folder),
+                _texts(self.recipe, self.located, state.step, self.folder, self.start),
             )
         state.ranks.wait()
         return folder
 
 
-def _texts(recipe: TurboRecipe, teacher: Located, num_steps: int, folder: Path) -> dict[str, str]:
-    """Settings, card and log of the result, and the card of its teacher."""
+def _texts(
+    recipe: TurboRecipe, teacher: Located, num_steps: int, folder: Path, start: Path | None
+) -> dict[str, str]:
+    """Settings, card and log of the result, those of what it began with, its teacher's card."""
     steps = recipe.objective.num_steps
     wanted = Defaults(steps=steps, guidance=1.0, base=teacher.defaults.base)
     settings = {"name": recipe.name, **to_mapping(wanted)}
     card = f"""# {recipe.name}
 
 {teacher.name}, distilled to {steps} steps without guidance: {num_steps} iterations of
-`petzval distill`.
+`petzval distill`{"" if start is None else ", beginning with an earlier student"}.
 
     petzval generate "a red apple on a white background" --model FOLDER
 
@@ -248,9 +252,13 @@ def _texts(recipe: TurboRecipe, teacher: Located, num_steps: int, folder: Path) 
     told = teacher.folder / "README.md"
     if told.is_file():
         files[TEACHER_CARD] = told.read_text(encoding="utf-8")
-    for name in ("recipe.json", "metrics.jsonl"):
-        if (folder / name).is_file():
-            files[f"training/distill/{name}"] = (folder / name).read_text(encoding="utf-8")
+    records = {_RECORDS: folder}
+    if start is not None:
+        records[f"{_RECORDS}/started_from"] = start / _RECORDS
+    for target, source in records.items():
+        for name in ("recipe.json", "metrics.jsonl"):
+            if (source / name).is_file():
+                files[f"{target}/{name}"] = (source / name).read_text(encoding="utf-8")
     return files
 
 
@@ -313,6 +321,7 @@ def _build(
         recipe=recipe,
         located=located,
         checkpoint=checkpoint,
+        start=start,
         autoencoder=autoencoder,
         student=student,
         source=source,
