@@ -13,7 +13,8 @@ import torch
 
 from petzval.config import from_mapping
 from petzval.errors import ConfigError, PetzvalError, PlacementError, RequestError
-from petzval.inference.footprint import Footprints, Work
+from petzval.inference.dry_networks import Work
+from petzval.inference.footprint import Footprints
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import (
     AUTOENCODER,

@@ -75,7 +75,7 @@ def _place(
     request.resolution(located.defaults)
     storage = choose_storage(machine["quantise"] or "exact")
 
-    from petzval.inference.footprint import DEFAULT_TEXT_TOKENS
+    from petzval.inference.dry_networks import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
     from petzval.inference.planner import Budget
     from petzval.inference.planning import Planning

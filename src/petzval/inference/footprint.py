@@ -7,14 +7,22 @@ their very code on the meta device (`models.dry_run`), seconds by dividing throu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from petzval.conditioning.template import PREFIX_LENGTH, SUFFIX_LENGTH
+from petzval.conditioning.template import PREFIX_LENGTH
+from petzval.inference.dry_networks import (
+    DRY_LAYERS,
+    META,
+    Work,
+    dry_denoiser,
+    dry_encoder,
+    packed_values,
+)
 from petzval.inference.placement import (
     AUTOENCODER,
     DENOISER,
@@ -35,52 +43,18 @@ from petzval.inference.speeds import Speeds
 from petzval.kernels import backends
 from petzval.models.coded import num_coded_values
 from petzval.models.dry_run import Footprint, dry_run
-from petzval.models.experts import (
-    Experts,
-    MixtureOfExperts,
-    Nvfp4Experts,
-    PackedExperts,
-    gated_activation,
-)
 from petzval.models.flops import forward_flops
-from petzval.models.gpt_oss import DecoderLayer, GptOssEncoder
-from petzval.models.mmdit import MMDiT, StepModulation
-from petzval.models.rope import mmdit_rope
+from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.strips import decode_in_strips
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.residence import EmbeddingRows
 from petzval.weights.source import Source, TensorDescription, packing_of
 from petzval.weights.tensors import REMAP_BYTES, TensorSource
 
-DEFAULT_TEXT_TOKENS = 128 + SUFFIX_LENGTH
-"""Of a prompt that is not known yet."""
-
 N = TypeVar("N", bound=nn.Module)
-
-META = torch.device("meta")
-
-_DRY_LAYERS = 2
-"""Of the text encoder: one like the other."""
 
 _PAGES_OF_A_ROW = 1 << 16
 """What the system maps around a row of a table that is looked up in the file."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """What a picture asks of the networks.
-
-    Attributes:
-        grid: (height, width) in tokens.
-        calls: of the denoiser in a branch.
-        branches: 1 at guidance 1, else 2.
-        text_tokens: of the longer prompt, suffix included.
-    """
-
-    grid: tuple[int, int]
-    calls: int
-    branches: int
-    text_tokens: int = DEFAULT_TEXT_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,23 +127,23 @@ class Footprints:
         weights = self._weights(encoder, source, strategy, layers if streamed else ())
         run = self._once(
             ("encoder", tokens, strategy.device),
-            lambda: _dry_encoder(encoder, tokens, self._number),
+            lambda: dry_encoder(encoder, tokens, self._number),
             strategy,
         )
         if not streamed:
             run = run.then(
                 self._once(
                     ("encoder", PREFIX_LENGTH, strategy.device),
-                    lambda: _dry_encoder(encoder, PREFIX_LENGTH, self._number),
+                    lambda: dry_encoder(encoder, PREFIX_LENGTH, self._number),
                     strategy,
                 )
             )
-        decoded = _packed_values(encoder) * self._work.branches
+        decoded = packed_values(encoder) * self._work.branches
         decoded *= 1 if streamed else 2
         on_cpu = strategy.device == "cpu"
         speed = self._speeds.cpu_flops if on_cpu else self._speeds.flops
         rate = self._speeds.cpu_decoded if on_cpu else self._speeds.decoded
-        scale = len(layers) / _DRY_LAYERS * self._work.branches
+        scale = len(layers) / DRY_LAYERS * self._work.branches
         compute = run.flops * scale / speed + decoded / rate
         width = self._checkpoint.encoder_config.hidden_size
         features = len(encoder.selected_layers) * width * self._number.itemsize
@@ -193,8 +167,8 @@ class Footprints:
         blocks = [block for _, block in denoiser_blocks(denoiser)] if streamed else []
         weights = self._weights(denoiser, source, strategy, blocks, without=folded)
         run = self._once(
-            ("denoiser", strategy.storage, strategy.coded, strategy.device),
-            lambda: _dry_denoiser(denoiser, work, self._number),
+            ("denoiser", strategy.storage, strategy.coded, streamed, strategy.device),
+            lambda: dry_denoiser(denoiser, work, self._number, side_by_side=streamed),
             strategy,
         )
         config = self._checkpoint.denoiser_config
@@ -206,7 +180,7 @@ class Footprints:
         kept = (work.calls * values + self._beside) * self._number.itemsize
         sizes = [_bytes_of(layer) for layer in folded]
         run = run.then(Footprint(peak_bytes=max(sizes, default=0), flops=0))
-        passes = work.calls * work.branches if streamed else 1
+        passes = work.calls if streamed else 1  # both branches go through a block while it is there
         return self._placed(
             DENOISER, strategy, source, weights, run, kept, compute, passes=passes, once=sum(sizes)
         )
@@ -372,67 +346,3 @@ def _stored(source: Source) -> tuple[tuple[str, int], ...]:
         name = packing_of(info) or info.dtype
         sizes[name] = sizes.get(name, 0) + info.num_bytes
     return tuple(sorted(sizes.items(), key=lambda item: -item[1]))
-
-
-def _dry_encoder(encoder: GptOssEncoder, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Two layers in which each token goes to the first experts: as much work, no routing."""
-    x = torch.empty(1, tokens, encoder.config.hidden_size, dtype=dtype, device=META)
-    angles = torch.empty(tokens, encoder.config.head_dim // 2, device=META)
-    allowed = torch.ones(1, tokens, tokens, dtype=torch.bool, device=META)
-    states = [torch.empty_like(x) for _ in encoder.selected_layers]
-    for layer in encoder.model.layers[:_DRY_LAYERS]:
-        assert isinstance(layer, DecoderLayer)
-        attended = layer.self_attn(layer.input_layernorm(x), (angles, angles), allowed, None)[0]
-        x = x + attended
-        x = x + _dry_experts(layer.mlp, layer.post_attention_layernorm(x))
-    return torch.stack([x, *states])
-
-
-def _dry_experts(mixture: MixtureOfExperts, x: Tensor) -> Tensor:
-    flat = x.flatten(0, 1)
-    mixture.router.choose(mixture.router.logits(flat))
-    experts = mixture.experts
-    assert isinstance(experts, Experts)
-    out = torch.zeros_like(flat)
-    for expert in range(mixture.router.num_chosen):
-        gate_up, gate_up_bias, down, down_bias = experts.matrices(expert)
-        hidden = gated_activation(flat @ gate_up + gate_up_bias, experts.limit)
-        out = out + (hidden @ down + down_bias)
-    return out.unflatten(0, x.shape[:2])
-
-
-def _packed_values(encoder: GptOssEncoder) -> int:
-    """Values that are decoded from 4-bit experts in one pass, two a byte."""
-    return sum(
-        2 * codes.numel()
-        for experts in encoder.modules()
-        if isinstance(experts, PackedExperts | Nvfp4Experts)
-        for name, codes in experts.named_buffers(recurse=False)
-        if name.endswith(("_blocks", "_codes"))
-    )
-
-
-def _dry_denoiser(denoiser: MMDiT, work: Work, dtype: torch.dtype) -> Tensor:
-    """Two of the blocks, the last of which has no text to give."""
-    config = denoiser.config
-    height, width = work.grid
-    text_tokens = work.text_tokens
-    tokens = torch.empty(1, height * width, config.in_channels, device=META)
-    other = torch.empty_like(tokens) if work.branches == 2 else None
-    text = torch.empty(1, text_tokens, config.hidden_size, dtype=dtype, device=META)
-    rope = mmdit_rope((1, 1), 0, config.axes_dims_rope).to(META)
-    angles = torch.empty(height * width + text_tokens, rope.cos.shape[1], device=META)
-    rope = replace(rope, cos=angles, sin=angles, num_image_tokens=height * width)
-    row = torch.empty(1, 6 * config.hidden_size, dtype=dtype, device=META)
-    modulation = StepModulation(
-        image=(row,) * config.num_layers,
-        text=(row,) * config.num_layers,
-        final=row[:, : 2 * config.hidden_size],
-    )
-    every = denoiser.transformer_blocks
-    denoiser.transformer_blocks = every[:2]
-    try:
-        velocity = denoiser(tokens, text, modulation, rope)
-    finally:
-        denoiser.transformer_blocks = every
-    return velocity if other is None else other

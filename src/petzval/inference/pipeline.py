@@ -22,7 +22,7 @@ from petzval.flow.sampler import Step, sample
 from petzval.flow.solver import Denoise
 from petzval.inference import numerics
 from petzval.inference.decoding import Decodings, decode_tokens
-from petzval.inference.denoise import brought, guided
+from petzval.inference.denoise import Branch, brought, guided
 from petzval.inference.device import device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
 from petzval.inference.folding import FoldedSchedules
@@ -39,7 +39,7 @@ from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage
 from petzval.inference.residency import Networks, Residency
 from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
-from petzval.inference.words import Words, worded_branch
+from petzval.inference.words import Words
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens
@@ -394,23 +394,19 @@ class Pipeline:
         modulations: Sequence[StepModulation],
     ) -> Denoise:
         """(tokens, sigma, call) → velocity, with words and guidance inside."""
-        conditional = self._branch(plan, [image.prompt for image in images], modulations)
-        if plan.guidance == 1.0:
-            return conditional
-        unconditional = self._branch(plan, [each.negative_prompt for each in images], modulations)
-        exact = not plan.parity.state_in_network_dtype
-        return guided(conditional, unconditional, plan.guidance, exact=exact)
-
-    def _branch(
-        self, plan: GenerationPlan, prompts: Sequence[str | None], steps: Sequence[StepModulation]
-    ) -> Denoise:
-        """One prompt a picture; one that is blank is no text."""
-        encoded = iter(self._words.encode(plan, [prompt for prompt in prompts if prompt]))
-        words = [next(encoded) if prompt else None for prompt in prompts]
-        grid = plan.resolution.grid
+        bring = partial(self._residency.bring, DENOISER)
         graphs = self.graphs if self.placement is None else None  # they know where weights are
-        velocity = worded_branch(self.denoiser, words, grid, steps, self.dtype, graphs)
-        return brought(velocity, partial(self._residency.bring, DENOISER))
+
+        def branch(prompts: Sequence[str | None]) -> Branch:
+            return self._words.branch(plan, prompts, self.denoiser, modulations, self.dtype, graphs)
+
+        conditional = branch([image.prompt for image in images])
+        if plan.guidance == 1.0:
+            return brought(conditional, bring)
+        unconditional = branch([image.negative_prompt for image in images])
+        exact, visit = not plan.parity.state_in_network_dtype, self._residency.visit
+        both = guided(conditional, unconditional, plan.guidance, exact=exact, visit=visit)
+        return brought(both, bring)
 
     def _pixels(
         self, tokens: LatentTokens, plan: GenerationPlan, strip_rows: int | None = None

@@ -10,7 +10,8 @@ from typing import TypeAlias
 import torch
 
 from petzval.errors import PlacementError
-from petzval.inference.footprint import Footprints, Work
+from petzval.inference.dry_networks import Work
+from petzval.inference.footprint import Footprints
 from petzval.inference.placement import (
     NETWORKS,
     Placement,

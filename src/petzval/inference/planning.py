@@ -17,7 +17,7 @@ import torch
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import to_mapping
 from petzval.inference.device import choose_device, choose_dtype
-from petzval.inference.footprint import Work
+from petzval.inference.dry_networks import Work
 from petzval.inference.loras import LoraChoice
 from petzval.inference.opening import open_checkpoint
 from petzval.inference.placement import Placement, Storage

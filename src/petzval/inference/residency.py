@@ -24,7 +24,7 @@ from petzval.inference.placement import (
 from petzval.kernels import backends
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.half import use_scaled_float16
-from petzval.models.mmdit import MMDiT
+from petzval.models.mmdit import MMDiT, Visit
 from petzval.models.quantised import quantise
 from petzval.models.vae import Autoencoder
 from petzval.weights.checkpoint import Checkpoint
@@ -137,6 +137,10 @@ class Stage:
         reader: of its component.
         streamed: layers that are there only while they run.
         folded: layers that are there only while a schedule is evaluated.
+        cyclic: after the last streamed layer comes the first again.
+
+    Attributes:
+        visit: has a streamed layer's numbers there for several calls; None where none is streamed.
     """
 
     def __init__(
@@ -154,10 +158,11 @@ class Stage:
         self._without: Collection[nn.Module] = [layer for _, layer in (*streamed, *folded)]
         folded_layers = [layer for _, layer in folded]
         self._streams: list[StreamedWeights] = []
+        self.visit: Visit | None = None
         if streamed:
-            self._streams.append(
-                StreamedWeights(streamed, reader, without=folded_layers, cyclic=cyclic)
-            )
+            stream = StreamedWeights(streamed, reader, without=folded_layers, cyclic=cyclic)
+            self.visit = stream.visit
+            self._streams.append(stream)
         if folded:
             self._streams.append(StreamedWeights(folded, reader))
 
@@ -276,6 +281,11 @@ class Residency:
         return self.placement is not None and (
             self.placement.of(name).strategy.residence == "streamed"
         )
+
+    @property
+    def visit(self) -> Visit | None:
+        """See `Stage.visit`, of the denoiser's blocks."""
+        return self._stages[DENOISER].visit if self._stages else None
 
     def bring(self, name: str) -> None:
         """Have a network's numbers in place, and put out those that may not stay beside them."""

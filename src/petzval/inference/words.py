@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
-from petzval.flow.solver import Denoise
 from petzval.inference import numerics
-from petzval.inference.denoise import branch, packed_branch
+from petzval.inference.denoise import Branch, branch, packed_branch
 from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.models.mmdit import MMDiT, StepModulation
@@ -47,6 +46,21 @@ class Words:
         encoded = zip(plan.texts, self.encode(plan, plan.texts), strict=True)
         return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
 
+    def branch(
+        self,
+        plan: GenerationPlan,
+        prompts: Sequence[str | None],
+        denoiser: MMDiT,
+        modulations: Sequence[StepModulation],
+        dtype: torch.dtype,
+        graphs: GraphedDenoiser | None = None,
+    ) -> Branch:
+        """A branch of pictures with these prompts; one that is blank is no text."""
+        encoded = iter(self.encode(plan, [prompt for prompt in prompts if prompt]))
+        words = [next(encoded) if prompt else None for prompt in prompts]
+        grid = plan.resolution.grid
+        return worded_branch(denoiser, words, grid, modulations, dtype, graphs)
+
     @contextmanager
     def moving(self) -> Generator[None]:
         """Nothing is encoded until the end of the block."""
@@ -78,7 +92,7 @@ def worded_branch(
     modulations: Sequence[StepModulation],
     dtype: torch.dtype,
     graphs: GraphedDenoiser | None = None,
-) -> Denoise:
+) -> Branch:
     """One branch of pictures with a prompt each; None is a picture without text.
 
     Prompts of one length share a batch; of several, a row.

@@ -8,8 +8,10 @@ skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -104,6 +106,25 @@ class StepModulation:
     image: tuple[Tensor, ...]
     text: tuple[Tensor, ...]
     final: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pass:
+    """What one call of the network is given; see `MMDiT.forward`."""
+
+    tokens: LatentTokens
+    text: TextTokens | None
+    modulation: StepModulation
+    rope: RopeTables
+    text_mask: TokenMask | None = None
+    packing: PackedLayout | None = None
+
+
+Streams: TypeAlias = tuple[Tensor, Tensor | None]
+"""Image and text between two blocks."""
+
+Visit: TypeAlias = Callable[[int], AbstractContextManager[object]]
+"""A block's number → a context in which its weights are there."""
 
 
 def _modulation(width: int) -> nn.Sequential:
@@ -276,23 +297,56 @@ class MMDiT(nn.Module):
             packing: samples of any size one behind the other in a batch of 1: tokens and text as
                 the layout says, a row of modulation for each sample, `rope` the layout's.
         """
-        image = self.img_in(tokens.to(self.img_in.weight.dtype))
-        stream = None if text is None or text.shape[1] == 0 else text
+        asked = Pass(
+            tokens=tokens,
+            text=text,
+            modulation=modulation,
+            rope=rope,
+            text_mask=text_mask,
+            packing=packing,
+        )
+        streams = self._entered(asked)
+        for index in range(len(self.transformer_blocks)):
+            streams = self._further(index, asked, streams)
+        return self._left(asked, streams)
+
+    def side_by_side(self, passes: Sequence[Pass], visit: Visit) -> list[LatentTokens]:
+        """Several passes, block by block: each block's weights are needed once for all of them.
+
+        Every pass is computed as it is by itself, to the bit.
+
+        Args:
+            passes: what `forward` takes, of any sizes.
+            visit: entered before a block's calls and left after them.
+        """
+        streams = [self._entered(each) for each in passes]
+        for index in range(len(self.transformer_blocks)):
+            with visit(index):
+                for number, each in enumerate(passes):
+                    streams[number] = self._further(index, each, streams[number])
+        return [self._left(each, pair) for each, pair in zip(passes, streams, strict=True)]
+
+    def _entered(self, asked: Pass) -> Streams:
+        image = self.img_in(asked.tokens.to(self.img_in.weight.dtype))
+        return image, None if asked.text is None or asked.text.shape[1] == 0 else asked.text
+
+    def _further(self, index: int, asked: Pass, streams: Streams) -> Streams:
+        """Both streams behind the block of that number."""
         last = len(self.transformer_blocks) - 1
-        for index, block in enumerate(self.transformer_blocks):
-            image, stream = block(
-                image,
-                stream,
-                modulation.image[index],
-                modulation.text[index],
-                rope,
-                text_mask,
-                packing,
-                text_output=index < last or not self.skip_dead_text,
-            )
-        scale, shift = modulation.final.chunk(2, dim=-1)
-        rows = None if packing is None else packing.image_rows
-        return self.proj_out(adaptive_layer_norm(image, shift, scale, rows))
+        return self.transformer_blocks[index](
+            *streams,
+            asked.modulation.image[index],
+            asked.modulation.text[index],
+            asked.rope,
+            asked.text_mask,
+            asked.packing,
+            text_output=index < last or not self.skip_dead_text,
+        )
+
+    def _left(self, asked: Pass, streams: Streams) -> LatentTokens:
+        scale, shift = asked.modulation.final.chunk(2, dim=-1)
+        rows = None if asked.packing is None else asked.packing.image_rows
+        return self.proj_out(adaptive_layer_norm(streams[0], shift, scale, rows))
 
     def velocity(
         self,

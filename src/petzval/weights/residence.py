@@ -9,9 +9,17 @@ one computes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -240,6 +248,7 @@ class StreamedWeights:
         if "streams" not in backends.lacks(reader.device):
             self._fetcher = _Fetcher(reader, torch.Stream(reader.device))
         self._pending: dict[int, Future[_Fetched]] = {}
+        self._visited: int | None = None
         for index, (_, layer) in enumerate(self._layers):
             layer.register_forward_pre_hook(self._entrance(index))
             layer.register_forward_hook(self._exit(index), always_call=True)
@@ -252,32 +261,52 @@ class StreamedWeights:
         for _, layer in self._layers:
             vacate(layer, self._without)
 
-    def _entrance(self, index: int) -> Callable[..., None]:
-        def bring(layer: nn.Module, arguments: Any) -> None:
-            del arguments
-            following = (index + 1) % len(self._layers)
-            has_next = following > 0 or self._cyclic
-            if self._fetcher is None:
-                fill(layer, self._reader, self._layers[index][0], self._without)
-                if has_next:
-                    self._reader.read_ahead(self._layers[following][0])
-                return
-            fetched = self._fetch(index).result()
-            del self._pending[index]
-            fetched.install()
-            if has_next:
-                self._fetch(following)
+    @contextmanager
+    def visit(self, index: int) -> Generator[None]:
+        """A layer's weights are there for all calls of it in the block of code: read once."""
+        self._bring(index)
+        self._visited = index
+        try:
+            yield
+        finally:
+            self._visited = None
+            self._put_out(index)
 
-        return bring
+    def _entrance(self, index: int) -> Callable[..., None]:
+        def enter(layer: nn.Module, arguments: Any) -> None:
+            del layer, arguments
+            if self._visited != index:
+                self._bring(index)
+
+        return enter
 
     def _exit(self, index: int) -> Callable[..., None]:
-        def put_out(layer: nn.Module, arguments: Any, output: Any) -> None:
-            del arguments, output
-            vacate(layer, self._without)
-            if self._reader.device.type == "cpu":  # or the heap grows with every layer
-                backends.trim_heap()
+        def leave(layer: nn.Module, arguments: Any, output: Any) -> None:
+            del layer, arguments, output
+            if self._visited != index:
+                self._put_out(index)
 
-        return put_out
+        return leave
+
+    def _bring(self, index: int) -> None:
+        name, layer = self._layers[index]
+        following = (index + 1) % len(self._layers)
+        has_next = following > 0 or self._cyclic
+        if self._fetcher is None:
+            fill(layer, self._reader, name, self._without)
+            if has_next:
+                self._reader.read_ahead(self._layers[following][0])
+            return
+        fetched = self._fetch(index).result()
+        del self._pending[index]
+        fetched.install()
+        if has_next:
+            self._fetch(following)
+
+    def _put_out(self, index: int) -> None:
+        vacate(self._layers[index][1], self._without)
+        if self._reader.device.type == "cpu":  # or the heap grows with every layer
+            backends.trim_heap()
 
     def _fetch(self, index: int) -> Future[_Fetched]:
         assert self._fetcher is not None

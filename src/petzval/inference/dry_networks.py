@@ -1,0 +1,120 @@
+"""Dry runs: the networks' own code on tensors without numbers, for what a picture asks of it.
+
+`models.dry_run` counts what such a run needs; here is what is run. Of blocks that are all alike,
+two stand for all.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from petzval.conditioning.template import SUFFIX_LENGTH
+from petzval.models.experts import (
+    Experts,
+    MixtureOfExperts,
+    Nvfp4Experts,
+    PackedExperts,
+    gated_activation,
+)
+from petzval.models.gpt_oss import DecoderLayer, GptOssEncoder
+from petzval.models.mmdit import MMDiT, Pass, StepModulation
+from petzval.models.rope import mmdit_rope
+
+DEFAULT_TEXT_TOKENS = 128 + SUFFIX_LENGTH
+"""Of a prompt that is not known yet."""
+
+META = torch.device("meta")
+
+DRY_LAYERS = 2
+"""Of the text encoder: one like the other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a picture asks of the networks.
+
+    Attributes:
+        grid: (height, width) in tokens.
+        calls: of the denoiser in a branch.
+        branches: 1 at guidance 1, else 2.
+        text_tokens: of the longer prompt, suffix included.
+    """
+
+    grid: tuple[int, int]
+    calls: int
+    branches: int
+    text_tokens: int = DEFAULT_TEXT_TOKENS
+
+
+def dry_encoder(encoder: GptOssEncoder, tokens: int, dtype: torch.dtype) -> Tensor:
+    """Two layers in which each token goes to the first experts: as much work, no routing."""
+    x = torch.empty(1, tokens, encoder.config.hidden_size, dtype=dtype, device=META)
+    angles = torch.empty(tokens, encoder.config.head_dim // 2, device=META)
+    allowed = torch.ones(1, tokens, tokens, dtype=torch.bool, device=META)
+    states = [torch.empty_like(x) for _ in encoder.selected_layers]
+    for layer in encoder.model.layers[:DRY_LAYERS]:
+        assert isinstance(layer, DecoderLayer)
+        attended = layer.self_attn(layer.input_layernorm(x), (angles, angles), allowed, None)[0]
+        x = x + attended
+        x = x + _dry_experts(layer.mlp, layer.post_attention_layernorm(x))
+    return torch.stack([x, *states])
+
+
+def _dry_experts(mixture: MixtureOfExperts, x: Tensor) -> Tensor:
+    flat = x.flatten(0, 1)
+    mixture.router.choose(mixture.router.logits(flat))
+    experts = mixture.experts
+    assert isinstance(experts, Experts)
+    out = torch.zeros_like(flat)
+    for expert in range(mixture.router.num_chosen):
+        gate_up, gate_up_bias, down, down_bias = experts.matrices(expert)
+        hidden = gated_activation(flat @ gate_up + gate_up_bias, experts.limit)
+        out = out + (hidden @ down + down_bias)
+    return out.unflatten(0, x.shape[:2])
+
+
+def packed_values(encoder: GptOssEncoder) -> int:
+    """Values that are decoded from 4-bit experts in one pass, two a byte."""
+    return sum(
+        2 * codes.numel()
+        for experts in encoder.modules()
+        if isinstance(experts, PackedExperts | Nvfp4Experts)
+        for name, codes in experts.named_buffers(recurse=False)
+        if name.endswith(("_blocks", "_codes"))
+    )
+
+
+def dry_denoiser(
+    denoiser: MMDiT, work: Work, dtype: torch.dtype, *, side_by_side: bool
+) -> list[Tensor]:
+    """Two of the blocks, the last of which has no text to give."""
+    config = denoiser.config
+    height, width = work.grid
+    text_tokens = work.text_tokens
+    tokens = torch.empty(1, height * width, config.in_channels, device=META)
+    other = torch.empty_like(tokens) if work.branches == 2 else None
+    text = torch.empty(1, text_tokens, config.hidden_size, dtype=dtype, device=META)
+    rope = mmdit_rope((1, 1), 0, config.axes_dims_rope).to(META)
+    angles = torch.empty(height * width + text_tokens, rope.cos.shape[1], device=META)
+    rope = replace(rope, cos=angles, sin=angles, num_image_tokens=height * width)
+    row = torch.empty(1, 6 * config.hidden_size, dtype=dtype, device=META)
+    modulation = StepModulation(
+        image=(row,) * config.num_layers,
+        text=(row,) * config.num_layers,
+        final=row[:, : 2 * config.hidden_size],
+    )
+    every = denoiser.transformer_blocks
+    denoiser.transformer_blocks = every[:2]
+    asked = Pass(tokens=tokens, text=text, modulation=modulation, rope=rope)
+    try:
+        if side_by_side:
+            passes = [asked, replace(asked, text=torch.empty_like(text))][: work.branches]
+            return denoiser.side_by_side(passes, lambda index: nullcontext())
+        velocity = denoiser(tokens, text, modulation, rope)
+    finally:
+        denoiser.transformer_blocks = every
+    return [velocity] if other is None else [velocity, other]
