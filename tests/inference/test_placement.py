@@ -89,6 +89,7 @@ def test_amounts_for_people() -> None:
 
 def test_storages_by_name() -> None:
     assert choose_storage("int4") == "int4"
+    assert choose_storage("auto") == "auto"
     with pytest.raises(RequestError, match="unknown storage 'int2'"):
         choose_storage("int2")
 
@@ -136,6 +137,56 @@ def test_nothing_fits_and_the_hint_does(checkpoint: Checkpoint) -> None:
         planner.choose(Budget(memory=1000))
     amount = caught.value.hint.split("--memory ")[1].split(",")[0]
     assert planner.choose(Budget(memory=parse_bytes(amount))).peak_bytes <= parse_bytes(amount)
+
+
+def test_where_nothing_exact_fits_the_quantised_plan_is_named_and_auto_takes_it(
+    checkpoint: Checkpoint,
+) -> None:
+    exact, auto = _planner(checkpoint), _planner(checkpoint, storage="auto")
+    quantised = {name: _planner(checkpoint, storage=name) for name in ("int8", "int4")}
+    least = {
+        name: min(each.peak_bytes for each in planner.placements)
+        for name, planner in {"exact": exact, **quantised}.items()
+    }
+    assert least["int4"] < least["int8"] < least["exact"]
+    for name in least:
+        chosen = auto.choose(Budget(memory=least[name]))
+        assert chosen.of(DENOISER).strategy.storage == name
+        assert chosen.peak_bytes <= least[name]
+        if name != "exact":
+            with pytest.raises(PlacementError) as caught:
+                exact.choose(Budget(memory=least[name]))
+            assert f"--quantise {name}: {chosen} needs" in caught.value.hint
+    for planner in (exact, auto):
+        with pytest.raises(PlacementError) as caught:
+            planner.choose(Budget(memory=least["int4"] - 1))
+        assert "--quantise" not in caught.value.hint
+    with pytest.raises(PlacementError) as caught:
+        quantised["int8"].choose(Budget(memory=least["int4"]))
+    assert "--quantise int4" in caught.value.hint
+    smallest = min(exact.placements, key=lambda each: each.peak_bytes)
+    enough = int(least["int8"] / 0.9) + 2  # of which the next plan may need nine tenths
+    large = dataclasses.replace(smallest, baseline_bytes=enough - smallest.peak_bytes)
+    assert auto.smaller(large).of(DENOISER).strategy.storage == "int8"
+    with pytest.raises(PlacementError) as caught:
+        exact.smaller(large)
+    assert "or --quantise int8" in caught.value.hint
+
+
+def test_the_recipe_says_what_auto_chose(golden_checkpoint: Path) -> None:
+    planning = Pipeline.load(
+        golden_checkpoint, device="cpu", dtype="float32", quantise="auto"
+    ).planning
+    assert planning is not None
+    free = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32", quantise="auto")
+    assert free.generate(FOX, **SMALL)[0].recipe.weights == "exact"
+    placement = next(
+        each
+        for each in planning.planner(WORK)._of("int8")
+        if each.of(DENOISER).strategy.residence == "staged"
+    )
+    free._adopt(planning.follow(placement))
+    assert free.generate(FOX, **SMALL)[0].recipe.weights == "int8"
 
 
 def test_the_encoder_may_stay_in_ram_and_ram_has_its_own_limit(checkpoint: Checkpoint) -> None:

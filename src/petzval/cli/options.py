@@ -118,7 +118,8 @@ Ram: TypeAlias = Annotated[
 Quantise: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="Denoiser's blocks: exact, or smaller in float8, int8 or int4. [default: exact]"
+        help="Denoiser's blocks: exact, or smaller in float8, int8 or int4; auto: smaller where "
+        "nothing exact fits. [default: exact]"
     ),
 ]
 Compile: TypeAlias = Annotated[

@@ -102,7 +102,6 @@ class Pipeline:
             device=device_name(self.device),
             torch=torch.__version__,
             loras=tuple(loras),
-            weights="exact" if planning is None else planning.storage,
         )
         self._folded = FoldedSchedules(self.dtype, self.device)
         self.graphs: GraphedDenoiser | None = None
@@ -181,7 +180,8 @@ class Pipeline:
             text: in place of the checkpoint's text encoder, which is not loaded then.
             memory: the device's, as "8GB" or in bytes; on a CPU that of the process.
             ram: this process's, where another device draws.
-            quantise: "float8", "int8" or "int4" keeps the denoiser's blocks in fewer bits.
+            quantise: "float8", "int8" or "int4" keeps the denoiser's blocks in fewer bits;
+                "auto" does where nothing exact fits into the memory.
             request: for what to plan; left out, a picture of the checkpoint's own size.
 
         Raises:
@@ -316,7 +316,7 @@ class Pipeline:
         tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
         threads = torch.get_num_threads() if self.device.type == "cpu" else None
-        made_by = replace(self._made_by, threads=threads)
+        made_by = replace(self._made_by, threads=threads, weights=self._residency.storage)
         for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
             numerics.check_step(step, images, self.dtype)
             clock.lap("denoise")

@@ -25,6 +25,12 @@ Storage: TypeAlias = Literal["exact", "float8", "int8", "int4"]
 
 STORAGES: tuple[Storage, ...] = ("exact", "float8", "int8", "int4")
 
+StorageChoice: TypeAlias = Storage | Literal["auto"]
+"""auto: exact where a plan of it fits, else the nearest to it that does."""
+
+NEAREST_FIRST: tuple[Storage, ...] = ("int8", "int4")
+"""What stands in for exact, in this order; float8 takes as much as int8 and is further off."""
+
 _UNITS = {
     "": 1,
     "B": 1,
@@ -174,17 +180,18 @@ class Placement:
         return max(peaks)
 
 
-def choose_storage(name: str) -> Storage:
-    """The storage of that name.
+def choose_storage(name: str) -> StorageChoice:
+    """The storage of that name, or the choice between them.
 
     Raises:
         RequestError: unknown.
     """
-    for storage in STORAGES:
-        if name == storage:
-            return storage
+    choices: tuple[StorageChoice, ...] = (*STORAGES, "auto")
+    for choice in choices:
+        if name == choice:
+            return choice
     raise RequestError(
-        f"unknown storage {name[:40]!r} for the denoiser", f"it is one of {', '.join(STORAGES)}"
+        f"unknown storage {name[:40]!r} for the denoiser", f"it is one of {', '.join(choices)}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -13,10 +13,13 @@ from petzval.errors import PlacementError
 from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
 from petzval.inference.placement import (
+    DENOISER,
+    NEAREST_FIRST,
     NETWORKS,
     Placement,
     Residence,
     Storage,
+    StorageChoice,
     Strategy,
     parse_bytes,
     spell_bytes,
@@ -82,7 +85,8 @@ class Planner:
         dtype: of the networks.
         work: what a picture asks.
         speeds: of the machine.
-        storage: of the denoiser's blocks; only "exact" leaves the picture as it is.
+        storage: of the denoiser's blocks; only "exact" leaves the picture as it is, "auto" does
+            where an exact plan fits.
         beside: numbers that LoRAs keep beside the denoiser's weights.
         changed: layers of it that LoRAs are merged into.
         baseline: RAM of the process before a network is there; None takes what it holds.
@@ -96,7 +100,7 @@ class Planner:
         work: Work,
         speeds: Speeds,
         *,
-        storage: Storage = "exact",
+        storage: StorageChoice = "exact",
         beside: int = 0,
         changed: Collection[str] = (),
         baseline: int | None = None,
@@ -105,21 +109,21 @@ class Planner:
         self.device = device
         self._dtype = dtype
         self._work = work
-        self._storage: Storage = storage
+        self._storages: tuple[Storage, ...] = (
+            ("exact", *NEAREST_FIRST) if storage == "auto" else (storage,)
+        )
         self._footprints = Footprints(
             checkpoint, dtype, work, speeds, beside=beside, changed=changed
         )
-        may_stay = storage == "exact" and dtype != torch.float16
+        may_stay = self._storages[0] == "exact" and dtype != torch.float16
         self._codes = (False, True) if may_stay and has_codes(checkpoint, changed) else (False,)
         self._baseline = baseline
-        self._placements: list[Placement] = []
+        self._placements: dict[Storage, list[Placement]] = {}
 
     @property
     def placements(self) -> list[Placement]:
-        """All of them, the fastest first."""
-        if not self._placements:
-            self._placements = sorted(self._all(), key=_order)
-        return self._placements
+        """Those of the storage that was asked for (of auto: the exact ones), the fastest first."""
+        return self._of(self._storages[0])
 
     def choose(self, budget: Budget) -> Placement:
         """The fastest placement within a budget.
@@ -127,10 +131,10 @@ class Planner:
         Raises:
             PlacementError: none is; the hint names the smallest, or what would make one fit.
         """
-        for placement in self.placements:
-            if budget.holds(placement):
-                return placement
-        raise self._nothing_fits(budget)
+        found = self._first(budget.holds, self._storages)
+        if found is None:
+            raise self._nothing_fits(budget)
+        return found
 
     def smaller(self, than: Placement) -> Placement:
         """The fastest that needs clearly less than one that turned out too large.
@@ -139,17 +143,42 @@ class Planner:
             PlacementError: none does.
         """
         limit = int(_STEP_DOWN * than.peak_bytes)
-        for placement in self.placements:
-            if placement.peak_bytes <= limit:
-                return placement
-        raise PlacementError(
-            f"memory ran out, and no plan for {than.width}x{than.height} needs clearly less than "
-            f"{spell_bytes(than.peak_bytes)} ({than})",
-            "draw a smaller --size, or free some memory"
-            + ("" if self._storage == "int4" else ", or --quantise int4"),
-        )
 
-    def _all(self) -> Iterator[Placement]:
+        def holds(placement: Placement) -> bool:
+            return placement.peak_bytes <= limit
+
+        found = self._first(holds, self._storages)
+        if found is None:
+            raise PlacementError(
+                f"memory ran out, and no plan for {than.width}x{than.height} needs clearly less "
+                f"than {spell_bytes(than.peak_bytes)} ({than})",
+                "draw a smaller --size, or free some memory" + self._quantised_hint(holds),
+            )
+        return found
+
+    def _of(self, storage: Storage) -> list[Placement]:
+        if storage not in self._placements:
+            self._placements[storage] = sorted(self._all(storage), key=_order)
+        return self._placements[storage]
+
+    def _first(
+        self, holds: Callable[[Placement], bool], storages: Sequence[Storage]
+    ) -> Placement | None:
+        """The fastest placement of the first storage that has one."""
+        every = (each for storage in storages for each in self._of(storage))
+        return next((each for each in every if holds(each)), None)
+
+    def _quantised_hint(self, holds: Callable[[Placement], bool]) -> str:
+        """What would fit beyond the storages that may be chosen; empty where nothing would."""
+        tried = self._storages[-1]
+        behind = () if tried == "int4" else NEAREST_FIRST if tried == "exact" else ("int4",)
+        found = self._first(holds, behind)
+        if found is None:
+            return ""
+        storage = found.of(DENOISER).strategy.storage
+        return f", or --quantise {storage}: {found} needs {spell_bytes(found.peak_bytes)}"
+
+    def _all(self, storage: Storage) -> Iterator[Placement]:
         device = str(self.device)
         encoders = [Strategy(residence="resident", device=device)]
         encoders += [Strategy(residence="staged", device=device)]
@@ -169,11 +198,11 @@ class Planner:
                 residence=residence,
                 device=device,
                 folded=folded,
-                storage=self._storage,
+                storage=storage,
                 coded=coded,
             )
             for residence, folded in forms
-            for coded in self._codes
+            for coded in (self._codes if storage == "exact" else (False,))
         ]
         stays: tuple[Residence, ...] = ("resident", "staged")
         decoders = [
@@ -204,20 +233,22 @@ class Planner:
             )
 
     def _nothing_fits(self, budget: Budget) -> PlacementError:
-        least = min(self.placements, key=lambda each: each.peak_bytes)
+        every = [each for storage in self._storages for each in self._of(storage)]
+        least = min(every, key=lambda each: each.peak_bytes)
         size = f"{least.width}x{least.height}"
+        quantised = self._quantised_hint(budget.holds)
         if budget.memory is not None and least.peak_bytes > budget.memory:
             return PlacementError(
                 f"no plan for {size} fits in {spell_bytes(budget.memory)} of memory: the smallest "
                 f"({least}) needs {spell_bytes(least.peak_bytes)}",
                 f"give --memory {_rounded_up(least.peak_bytes)}, or draw a smaller --size"
-                + ("" if self._storage == "int4" else ", or --quantise int4"),
+                + quantised,
             )
-        modest = min(self.placements, key=lambda each: each.ram_bytes)
+        modest = min(every, key=lambda each: each.ram_bytes)
         return PlacementError(
             f"no plan for {size} fits in {spell_bytes(budget.ram or 0)} of RAM: the smallest "
             f"({modest}) needs {spell_bytes(modest.ram_bytes)}",
-            f"give --ram {_rounded_up(modest.ram_bytes)}",
+            f"give --ram {_rounded_up(modest.ram_bytes)}" + quantised,
         )
 
 

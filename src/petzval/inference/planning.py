@@ -20,7 +20,7 @@ from petzval.inference.device import choose_device, choose_dtype
 from petzval.inference.dry_networks import Work
 from petzval.inference.loras import LoraChoice
 from petzval.inference.opening import open_checkpoint
-from petzval.inference.placement import Placement, Storage
+from petzval.inference.placement import Placement, StorageChoice
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planner import Budget, Planner
 from petzval.inference.recipe import UsedLora
@@ -56,7 +56,7 @@ class Planning:
         tokenizer: the checkpoint's; counts the tokens of prompts.
         device, dtype: of the denoiser.
         budget: limits; none at all plans for what is free when memory runs out.
-        storage: of the denoiser's blocks.
+        storage: of the denoiser's blocks, or "auto".
         loras: added to the denoiser.
         live: keep them beside its weights.
         encodes: False leaves the text encoder without numbers where all networks stay for good:
@@ -69,7 +69,7 @@ class Planning:
     device: torch.device
     dtype: torch.dtype
     budget: Budget = Budget()
-    storage: Storage = "exact"
+    storage: StorageChoice = "exact"
     loras: Loras = ()
     live: bool = False
     encodes: bool = True
@@ -84,7 +84,7 @@ class Planning:
         device: str,
         dtype: str,
         budget: Budget,
-        storage: Storage,
+        storage: StorageChoice,
         live: bool = False,
         encodes: bool = True,
         speeds: Speeds | None = None,
@@ -152,7 +152,7 @@ class Planning:
             CheckpointError: a tensor cannot be read any more.
         """
         budget = self.budget or self._room()
-        plain = self.storage == "exact" and self.dtype != torch.float16
+        plain = self.storage in ("exact", "auto") and self.dtype != torch.float16
         if plain and not budget:
             loaded = self._unless_memory_ends(self._load_everything)
             if loaded is not None:

@@ -19,6 +19,7 @@ from petzval.inference.placement import (
     ENCODER,
     NETWORKS,
     Placement,
+    Storage,
     Strategy,
 )
 from petzval.kernels import backends
@@ -266,6 +267,13 @@ class Residency:
         """The autoencoder, its numbers in place."""
         self.bring(AUTOENCODER)
         return self.networks.autoencoder
+
+    @property
+    def storage(self) -> Storage:
+        """How the denoiser's blocks are kept."""
+        if self.placement is None:
+            return "exact"
+        return self.placement.of(DENOISER).strategy.storage
 
     @property
     def strip_rows(self) -> int:
