@@ -45,6 +45,7 @@ class Live:
 
     @property
     def expired(self) -> bool:
+        """Whether it has waited, or been drawn, for longer than its task allows."""
         now = time.monotonic()
         if self.began is None:
             limit = self.task.wait_seconds

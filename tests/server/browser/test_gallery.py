@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def test_searching_and_favourites(gallery: Running, visit: Open) -> None:
     assert not any(p["favourite"] for p in _pictures(gallery))
 
 
+def _wait_for_pictures(gallery: Running, count: int) -> None:
+    """The page shows a deletion before the server has heard of it."""
+    deadline = time.monotonic() + 10
+    while (found := len(_pictures(gallery))) != count:
+        assert time.monotonic() < deadline, f"{found} pictures, not {count}"
+        time.sleep(0.02)
+
+
 def test_deleting_can_be_undone(gallery: Running, visit: Open) -> None:
     page = visit(gallery.url)
     expect(page.locator(TILES)).to_have_count(6)
@@ -62,7 +71,7 @@ def test_deleting_can_be_undone(gallery: Running, visit: Open) -> None:
     page.keyboard.press("Delete")
     expect(page.locator(TILES)).to_have_count(5)
     expect(page.get_by_text("The picture was deleted.").first).to_be_visible()
-    assert len(_pictures(gallery)) == 5
+    _wait_for_pictures(gallery, 5)
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(TILES)).to_have_count(6)
     expect(page.locator("#polite")).to_have_text("The picture is back.")
@@ -73,10 +82,11 @@ def test_deleting_can_be_undone(gallery: Running, visit: Open) -> None:
     expect(page.locator("#polite")).to_have_text("The picture is back.")
     after = page.locator(f"{TILES} .open").evaluate_all("all => all.map(each => each.ariaLabel)")
     assert after == order
-    assert len(_pictures(gallery)) == 6
+    _wait_for_pictures(gallery, 6)
     page.get_by_role("button", name="a red fox, seed 41").focus()
     page.keyboard.press("Delete")
     expect(page.locator(TILES)).to_have_count(5)
+    _wait_for_pictures(gallery, 5)
     page.reload()
     page.wait_for_selector("html[data-ready]")
     expect(page.locator(TILES)).to_have_count(5)  # also not brought back by the list of jobs
