@@ -22,6 +22,7 @@ from petzval.models.quantised import BLOCK_LINEARS, QuantisedLinear, quantise
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.manifest import build_on_meta
 from petzval.weights.residence import WeightReader, fill
+from tests.weights.support import velocity_of
 
 VELOCITY_ERROR = {"int8": 0.02, "float8": 0.08, "int4": 0.22}
 """Relative error of mini's velocity, root mean square; docs/guides/memory.md states it."""
@@ -78,29 +79,17 @@ def mini() -> Checkpoint:
     return Checkpoint.open(locate("mini").folder)
 
 
-def _velocity(model: MMDiT) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    config = model.config
-    tokens = torch.randn((1, 64, config.in_channels), generator=generator)
-    features = [
-        torch.randn((1, 30, config.enc_hidden_dim), generator=generator)
-        for _ in config.selected_layer_index
-    ]
-    with torch.no_grad():
-        return model.velocity(tokens, features, torch.tensor([0.7]), (8, 8))
-
-
 @pytest.mark.parametrize("format", sorted(VELOCITY_ERROR))
 def test_the_velocity_of_mini_is_within_the_stated_error(
     mini: Checkpoint, format: WeightFormat
 ) -> None:
     exact = mini.load_denoiser(torch.float32)
-    expected = _velocity(exact)
+    expected = velocity_of(exact, (8, 8), 30)
     model = build_on_meta(mini.denoiser_config)
     assert isinstance(model, MMDiT)
     quantise(model, format)
     fill(model, WeightReader(mini.denoiser_source, torch.float32))
-    error = (_velocity(model) - expected).square().mean().sqrt()
+    error = (velocity_of(model, (8, 8), 30) - expected).square().mean().sqrt()
     relative = float(error / expected.square().mean().sqrt())
     assert VELOCITY_ERROR[format] / 6 < relative < VELOCITY_ERROR[format], relative
     block = model.transformer_blocks[0]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from petzval.errors import TrainingError
 from petzval.models.latents import normalise, patchify
@@ -143,3 +145,15 @@ def test_plain_scenes_are_drawn_oftener_and_short_captions_preferred(
     # Thirty draws of two captions all but surely hold the short one.
     plain = {scenes.caption(i, size, 0) for i in indices if scenes.is_plain(i, size)}
     assert {text for _, text in drawn} == plain
+
+
+def test_a_shard_that_does_not_know_its_plain_scenes_is_refused(folder: Path) -> None:
+    file = folder / list_shards(folder)[0].name
+    with safe_open(file, "pt") as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys() if key != "plain"}  # noqa: SIM118
+        header = stored.metadata()
+    save_file(tensors, file, metadata=header)
+    size = shard_resolution(CONFIG, 0)
+    with pytest.raises(TrainingError, match="cannot read the shard") as caught:
+        list(pool(folder).draw(0, size.grid, 1, np.random.default_rng(0)))
+    assert "delete it" in str(caught.value.hint)

@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from petzval.models.mmdit import MMDiT
 from tests.support import TINY_CHECKPOINT
 
 DENOISER_FILE = "transformer/diffusion_pytorch_model.safetensors"
@@ -44,3 +48,16 @@ def edit_json(path: Path, **changes: Any) -> None:
     values = json.loads(path.read_text(encoding="utf-8")) | changes
     kept = {key: value for key, value in values.items() if value is not None}
     path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def velocity_of(model: MMDiT, grid: tuple[int, int] = (3, 4), num_text_tokens: int = 5) -> Tensor:
+    """One call of a denoiser on numbers that are always the same."""
+    generator = torch.Generator().manual_seed(0)
+    config = model.config
+    tokens = torch.randn((1, grid[0] * grid[1], config.in_channels), generator=generator)
+    features = [
+        torch.randn((1, num_text_tokens, config.enc_hidden_dim), generator=generator)
+        for _ in config.selected_layer_index
+    ]
+    with torch.no_grad():
+        return model.velocity(tokens, features, torch.tensor([0.7]), grid)

@@ -42,6 +42,7 @@ from tests.weights.formats import (
     stored,
     write_gguf,
 )
+from tests.weights.support import velocity_of
 
 
 def _in_rows(layer: str, weight: Tensor) -> dict[str, Tensor]:
@@ -100,18 +101,6 @@ def _opened(file: Path) -> Checkpoint:
     return assemble(file, TINY_CHECKPOINT, TINY_CHECKPOINT)
 
 
-def _velocity(model: MMDiT) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    config = model.config
-    tokens = torch.randn((1, 12, config.in_channels), generator=generator)
-    features = [
-        torch.randn((1, 5, config.enc_hidden_dim), generator=generator)
-        for _ in config.selected_layer_index
-    ]
-    with torch.no_grad():
-        return model.velocity(tokens, features, torch.tensor([0.7]), (3, 4))
-
-
 def _bytes(model: MMDiT) -> int:
     return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
@@ -130,7 +119,7 @@ def test_the_velocity_is_the_decoded_one_bit_for_bit(
         plain, own = decoded.get_submodule(layer), coded.get_submodule(layer)
         assert isinstance(own, CodedLinear)
         assert torch.equal(own.decoded(dtype), plain.get_parameter("weight")), layer
-    assert torch.equal(_velocity(coded), _velocity(decoded))
+    assert torch.equal(velocity_of(coded), velocity_of(decoded))
     assert _bytes(coded) < _bytes(decoded)
     assert not any("_mod." in layer for layer in kept)
     assert num_coded_values(coded) == sum(
@@ -193,7 +182,7 @@ def test_what_a_lora_changes_is_decoded_and_nothing_else(tmp_path: Path) -> None
     coded = checkpoint.load_denoiser(torch.float32, loras=[(lora, 0.7)], coded=True)
     assert isinstance(coded.get_submodule(layer), torch.nn.Linear)
     assert isinstance(coded.get_submodule(layer.replace("img", "txt")), CodedLinear)
-    assert torch.equal(_velocity(coded), _velocity(expected))
+    assert torch.equal(velocity_of(coded), velocity_of(expected))
 
 
 def test_a_plain_file_is_left_as_it_is() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTBlock
@@ -23,6 +23,7 @@ from petzval.weights.residence import (
     vacate,
 )
 from petzval.weights.tensors import TensorSource
+from tests.weights.support import velocity_of
 
 META = torch.device("meta")
 
@@ -42,18 +43,6 @@ def _held(module: nn.Module) -> int:
     """Bytes that are not on the meta device."""
     tensors = [*module.parameters(), *module.buffers()]
     return sum(tensor.nbytes for tensor in tensors if tensor.device != META)
-
-
-def _velocity(model: MMDiT) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    config = model.config
-    tokens = torch.randn((1, 12, config.in_channels), generator=generator)
-    features = [
-        torch.randn((1, 5, config.enc_hidden_dim), generator=generator)
-        for _ in config.selected_layer_index
-    ]
-    with torch.no_grad():
-        return model.velocity(tokens, features, torch.tensor([0.7]), (3, 4))
 
 
 def _modulation_layers(model: MMDiT) -> list[tuple[str, nn.Module]]:
@@ -76,17 +65,17 @@ def _blocks(model: MMDiT) -> list[tuple[str, nn.Module]]:
 def test_filled_and_put_out_and_filled_again(checkpoint: Checkpoint) -> None:
     model = _denoiser(checkpoint)
     reader = WeightReader(checkpoint.denoiser_source, torch.float32)
-    expected = _velocity(checkpoint.load_denoiser(torch.float32))
+    expected = velocity_of(checkpoint.load_denoiser(torch.float32))
     for _ in range(2):
         fill(model, reader)
-        assert torch.equal(_velocity(model), expected)
+        assert torch.equal(velocity_of(model), expected)
         vacate(model)
         assert _held(model) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_streamed_and_folded_equals_resident(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    expected = _velocity(checkpoint.load_denoiser(dtype))
+    expected = velocity_of(checkpoint.load_denoiser(dtype))
     model = _denoiser(checkpoint)
     reader = WeightReader(checkpoint.denoiser_source, dtype)
     folded = _modulation_layers(model)
@@ -98,8 +87,8 @@ def test_streamed_and_folded_equals_resident(checkpoint: Checkpoint, dtype: torc
         block.register_forward_hook(lambda *_: held.append(_held(model)))
     StreamedWeights(folded, reader)
     streamed = StreamedWeights(_blocks(model), reader, without=without)
-    assert torch.equal(_velocity(model), expected)
-    assert torch.equal(_velocity(model), expected)  # a second step
+    assert torch.equal(velocity_of(model), expected)
+    assert torch.equal(velocity_of(model), expected)  # a second step
     assert _held(model) == base
     blocks = [sum(p.nbytes for p in block.attn.parameters()) for block in _all(model)]
     assert max(held) - base < 6 * max(blocks)  # one block at a time
@@ -108,7 +97,7 @@ def test_streamed_and_folded_equals_resident(checkpoint: Checkpoint, dtype: torc
 
 def test_the_thread_of_an_accelerator_brings_the_same(checkpoint: Checkpoint) -> None:
     """What CUDA does, without pinned memory and stream: the next layer comes while one runs."""
-    expected = _velocity(checkpoint.load_denoiser(torch.float32))
+    expected = velocity_of(checkpoint.load_denoiser(torch.float32))
     model = _denoiser(checkpoint)
     reader = WeightReader(checkpoint.denoiser_source, torch.float32)
     fill(model, reader, without=list(model.transformer_blocks))
@@ -123,7 +112,7 @@ def test_the_thread_of_an_accelerator_brings_the_same(checkpoint: Checkpoint) ->
     for part in parts:
         part._fetcher = residence._Fetcher(reader, None)
     for _ in range(2):
-        assert torch.equal(_velocity(model), expected)
+        assert torch.equal(velocity_of(model), expected)
         assert [list(part._pending) for part in parts] == [[], [0]]  # for the next step
     for part in parts:
         part.release()

@@ -294,5 +294,6 @@ def _open_shard(path: str) -> _OpenShard:
             )
     except (OSError, SafetensorError) as error:
         raise TrainingError(
-            f"cannot read the shard {path}: {error}", "make it again: petzval pretrain mini_latents"
+            f"cannot read the shard {path}: {error}",
+            "delete it and make it again: petzval pretrain mini_latents",
         ) from error

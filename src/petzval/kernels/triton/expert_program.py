@@ -20,6 +20,7 @@ def decoded(code, scale):
     normal = ((size.to(tl.int32) << 22) + (126 << 23)).to(tl.float32, bitcast=True)
     magnitude = tl.where(size < 2, size.to(tl.float32) * 0.5, normal)
     signed = tl.where(code > 7, -magnitude, magnitude)
+    # Exponent 0 stands for 2^-127, next to nothing, and counts as nothing here; 255 is infinite.
     factor = (scale.to(tl.int32) << 23).to(tl.float32, bitcast=True)
     return signed * factor
 
