@@ -74,7 +74,8 @@ mini: setup ## make the checkpoints that ship inside, from nothing: hours on two
 	$(BIN)/petzval pretrain mini_export
 	$(BIN)/python -m petzval.evals.train_scorers --data build/data/mini
 	$(BIN)/petzval evaluate --model build/runs/export --page docs/mini.md
-	$(BIN)/petzval distill mini_turbo --teacher build/runs/export --latents build/runs/latents --out build/runs/turbo
+	$(BIN)/petzval distill mini_guided --teacher build/runs/export --latents build/runs/latents --out build/runs/guided
+	$(BIN)/petzval distill mini_turbo --teacher build/runs/export --start build/runs/guided/checkpoint --latents build/runs/latents --out build/runs/turbo
 	@echo "build/runs/export and its student build/runs/turbo/checkpoint go in place of those that ship inside:"
 	@echo "  rm -r src/petzval/assets/mini && cp -r build/runs/export src/petzval/assets/mini"
 	@echo "  rm -r src/petzval/assets/mini-turbo && cp -r build/runs/turbo/checkpoint src/petzval/assets/mini-turbo"

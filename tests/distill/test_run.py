@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from petzval.config import from_mapping, to_mapping
-from petzval.distill.recipes import RECIPES, TurboRecipe, recipe_by_name
+from petzval.distill.recipes import RECIPES, lens_turbo, recipe_by_name, smoke_turbo
 from petzval.distill.run import distill
 from petzval.errors import ConfigError, TrainingError
 from petzval.inference.variants import Defaults, locate
@@ -51,11 +51,11 @@ def latents(tmp_path_factory: pytest.TempPathFactory, golden_checkpoint: Path) -
 def test_recipes_are_values_that_json_can_hold(name: str) -> None:
     recipe = recipe_by_name(name)
     stored = json.loads(json.dumps(to_mapping(recipe)))
-    assert from_mapping(TurboRecipe, stored, where=name) == recipe
+    assert from_mapping(type(recipe), stored, where=name) == recipe
 
 
 def test_the_recipe_of_lens_has_the_paper_s_figures() -> None:
-    recipe = recipe_by_name("lens_turbo")
+    recipe = lens_turbo()
     objective, optimizer = recipe.objective, recipe.loop.optimizer
     assert (objective.num_steps, objective.critic_updates, objective.guidance) == (4, 4, 5.0)
     assert (objective.score_weight, objective.adversarial_weight) == (0.1, 0.001)
@@ -66,7 +66,7 @@ def test_the_recipe_of_lens_has_the_paper_s_figures() -> None:
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    recipe = recipe_by_name("smoke_turbo")
+    recipe = smoke_turbo()
     with pytest.raises(ConfigError, match="text_dropout"):
         dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, text_dropout=0.1))
     with pytest.raises(ConfigError, match="rescan_steps"):
@@ -152,9 +152,32 @@ def test_a_student_begins_with_another_s_weights(
     assert session["start"] == Checkpoint.open(earlier).identity
 
 
+def test_a_guided_student_is_where_a_turbo_begins(
+    run: Run, golden_checkpoint: Path, latents: Path
+) -> None:
+    words = ("--teacher", golden_checkpoint, "--latents", latents, "--device", "cpu")
+    code, out, err = run("distill", "smoke_guided", *words, "--out", "guided")
+    assert code == 0, err
+    assert locate(Path(out.strip())).defaults == Defaults(steps=4, guidance=1.0, base=1024)
+    rows = read_metrics(Path("guided/metrics.jsonl"))
+    assert {f"loss_step_{number}" for number in (1, 2, 3, 4)} <= rows[0].keys()
+    first = "guided/checkpoint"
+    code, _, err = run("distill", "smoke_turbo", *words, "--start", first, "--out", "turbo")
+    assert code == 0, err
+    second = "turbo/checkpoint"
+    code, out, err = run("distill", "smoke_turbo", *words, "--start", second, "--out", "again")
+    assert code == 0, err
+    records = Path(out.strip()) / "training" / "distill"
+    found = [
+        json.loads((records / folder / "recipe.json").read_text(encoding="utf-8"))["recipe"]
+        for folder in (".", "started_from", "started_from/started_from")
+    ]
+    assert found == ["smoke_turbo", "smoke_turbo", "smoke_guided"]
+
+
 def test_mistakes_are_named(run: Run, golden_checkpoint: Path) -> None:
     code, _, err = run("distill", "huge_turbo")
-    assert code == 2 and "lens_turbo, mini_turbo, smoke_turbo" in err
+    assert code == 2 and "lens_turbo, mini_guided, mini_turbo" in err
     code, _, err = run("distill", "smoke_turbo", "--device", "cpu")
     assert code == 2 and "--teacher" in err
     words = ("distill", "smoke_turbo", "--teacher", golden_checkpoint, "--out", "x/run")
@@ -166,7 +189,7 @@ def test_mistakes_are_named(run: Run, golden_checkpoint: Path) -> None:
 def test_a_fake_score_of_low_rank_learns_and_is_resumed(
     tmp_path: Path, golden_checkpoint: Path, latents: Path
 ) -> None:
-    smoke = recipe_by_name("smoke_turbo")
+    smoke = smoke_turbo()
     recipe = dataclasses.replace(
         smoke,
         fake_lora=LoraConfig(rank=2),
@@ -214,10 +237,8 @@ def test_latents_of_another_autoencoder_are_refused(
     with pytest.raises(TrainingError, match="autoencoder other"):
         distill(
             dataclasses.replace(
-                recipe_by_name("smoke_turbo"),
-                data=dataclasses.replace(
-                    recipe_by_name("smoke_turbo").data, bases=(128,), base_shares=(1.0,)
-                ),
+                smoke_turbo(),
+                data=dataclasses.replace(smoke_turbo().data, bases=(128,), base_shares=(1.0,)),
             ),
             tmp_path / "run",
             teacher=golden_checkpoint,
@@ -225,23 +246,25 @@ def test_latents_of_another_autoencoder_are_refused(
         )
 
 
+@pytest.mark.parametrize("name", ["turbo", "guided"])
 def test_two_ranks_equal_one_process_and_one_goes_on_where_two_stopped(
-    tmp_path: Path, golden_checkpoint: Path, latents: Path
+    name: str, tmp_path: Path, golden_checkpoint: Path, latents: Path
 ) -> None:
-    words = [str(golden_checkpoint), str(latents), str(tmp_path / "ranked")]
+    words = [name, str(golden_checkpoint), str(latents), str(tmp_path / "ranked")]
     run_module("tests.distill.ranked", *words)
-    for name in ("ranked", "alone"):
+    for folder in ("ranked", "alone"):
         distill(
-            ranked.recipe(2),
-            tmp_path / name,
+            ranked.RECIPES[name](2),
+            tmp_path / folder,
             teacher=golden_checkpoint,
             latents=latents,
             report=lambda line: None,
         )
-    for file in ("model", "ema", "fake.model", "heads.model"):
+    others = ("fake.model", "heads.model") if name == "turbo" else ()
+    for file in ("model", "ema", *others):
         left, right = (
-            load_file(tmp_path / name / f"checkpoints/step-00000002/{file}.safetensors")
-            for name in ("ranked", "alone")
+            load_file(tmp_path / folder / f"checkpoints/step-00000002/{file}.safetensors")
+            for folder in ("ranked", "alone")
         )
         assert left.keys() == right.keys() and left
         for key, tensor in left.items():

@@ -23,8 +23,8 @@ def distill(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint folder whose denoiser the student begins with, such as an earlier "
-            "student. [default: the teacher's]"
+            help="Checkpoint folder whose denoiser the student begins with, such as one of "
+            "mini_guided. [default: the teacher's]"
         ),
     ] = None,
     out: Annotated[

@@ -1,4 +1,4 @@
-"""Every distillation as a value: `lens_turbo` the paper's, `mini_turbo` ours, `smoke_turbo` a test.
+"""Every distillation as a value: `lens_turbo` the paper's, `mini_*` ours, `smoke_*` tests.
 
 A recipe is a function returning a frozen value; nothing in it is read from a file.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from petzval.distill.discriminator import HeadsConfig
+from petzval.distill.guidance import GuidanceConfig
 from petzval.distill.objective import DistillConfig
 from petzval.errors import ConfigError
 from petzval.pretrain.denoiser import DenoiserConfig
@@ -21,15 +22,13 @@ from petzval.training.parallel import ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TurboRecipe:
-    """A distillation run.
+class DistillRecipe:
+    """What every distillation run is given.
 
     Attributes:
         name: of the checkpoint that it leaves.
         teacher: name of a model, where none is given; None asks for one.
         data: buckets and batch sizes; nothing else of pre-training's objective is used.
-        heads: of the discriminator.
-        fake_lora: trains the fake score as a LoRA, to save memory; None trains all of it.
         plain_factor: how much oftener a plain scene is drawn than another, as in pre-training.
         caption_draws: the shortest of so many captions of a scene is used.
         frozen: type of the teacher's and the text encoder's weights.
@@ -39,11 +38,8 @@ class TurboRecipe:
 
     name: str
     teacher: str | None
-    objective: DistillConfig
     data: DenoiserConfig
     loop: LoopConfig
-    heads: HeadsConfig
-    fake_lora: LoraConfig | None = None
     plain_factor: float = 1.0
     caption_draws: int = 1
     frozen: Literal["float32", "bfloat16"] = "float32"
@@ -61,6 +57,38 @@ class TurboRecipe:
             )
         if self.loop.optimizer.kind != "adamw":
             raise ConfigError("distillation updates with AdamW; set kind to adamw")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurboRecipe(DistillRecipe):
+    """Few steps by matching the teacher's distribution.
+
+    Attributes:
+        heads: of the discriminator.
+        fake_lora: trains the fake score as a LoRA, to save memory; None trains all of it.
+    """
+
+    objective: DistillConfig
+    heads: HeadsConfig
+    fake_lora: LoraConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidanceRecipe(DistillRecipe):
+    """Guidance within the network, at the teacher's own few steps: a start for the former."""
+
+    objective: GuidanceConfig
+
+
+def _mini_data() -> DenoiserConfig:
+    """Eight pictures of 256² or 32 of 128² an update."""
+    return DenoiserConfig(
+        bases=(128, 256),
+        base_shares=(0.25, 0.75),
+        batch_tokens=2048,
+        steps_per_window=5,
+        text_dropout=0.0,
+    )
 
 
 def lens_turbo() -> TurboRecipe:
@@ -98,6 +126,35 @@ def lens_turbo() -> TurboRecipe:
     )
 
 
+def mini_guided() -> GuidanceRecipe:
+    """The small illustrator with its guidance inside, at its own four steps: where Turbo begins."""
+    return GuidanceRecipe(
+        name="mini-guided",
+        teacher="mini",
+        objective=GuidanceConfig(guidance=4.0),
+        data=_mini_data(),
+        loop=LoopConfig(
+            optimizer=OptimizerConfig(
+                learning_rate=4e-4,
+                betas=(0.9, 0.99),
+                weight_decay=0.0,
+                warmup_steps=50,
+                decay="cooldown",
+                cooldown=0.5,
+                final_fraction=0.1,
+            ),
+            num_steps=2000,
+            minutes=12.0,
+            autocast="bfloat16",
+            log_every=10,
+            callback_minutes=10.0,
+            ema_decay=0.98,
+        ),
+        plain_factor=5.0,
+        caption_draws=2,
+    )
+
+
 def mini_turbo() -> TurboRecipe:
     """The small illustrator in four steps, from the one that ships inside.
 
@@ -110,13 +167,7 @@ def mini_turbo() -> TurboRecipe:
         name="mini-turbo",
         teacher="mini",
         objective=DistillConfig(guidance=2.5, adversarial_weight=0.0, first_step_guidance=4.0),
-        data=DenoiserConfig(
-            bases=(128, 256),
-            base_shares=(0.25, 0.75),
-            batch_tokens=2048,
-            steps_per_window=5,
-            text_dropout=0.0,
-        ),
+        data=_mini_data(),
         loop=LoopConfig(
             optimizer=OptimizerConfig(
                 learning_rate=1e-4,
@@ -164,12 +215,26 @@ def smoke_turbo() -> TurboRecipe:
     )
 
 
-RECIPES: Mapping[str, Callable[[], TurboRecipe]] = {
-    recipe.__name__: recipe for recipe in (lens_turbo, mini_turbo, smoke_turbo)
+def smoke_guided() -> GuidanceRecipe:
+    """Seconds: two updates of a tiny teacher's student."""
+    turbo = smoke_turbo()
+    return GuidanceRecipe(
+        name="smoke-guided",
+        teacher=None,
+        objective=GuidanceConfig(),
+        data=turbo.data,
+        loop=turbo.loop,
+        preview_base=turbo.preview_base,
+    )
+
+
+RECIPES: Mapping[str, Callable[[], TurboRecipe | GuidanceRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (lens_turbo, mini_guided, mini_turbo, smoke_guided, smoke_turbo)
 }
 
 
-def recipe_by_name(name: str) -> TurboRecipe:
+def recipe_by_name(name: str) -> TurboRecipe | GuidanceRecipe:
     """The recipe's value.
 
     Raises:

@@ -6,6 +6,9 @@ inputs are its own: noise, its Euler steps without gradient, and the gradient at
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -39,11 +42,39 @@ def simulate(
     return predict_data(x, velocity(x, sigma, conditions), sigma)
 
 
-def follow(velocity: Velocity, x: Tensor, conditions: Conditions, levels: list[float]) -> Tensor:
-    """Euler steps from levels[0] to the last level."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EulerStep:
+    """One step of a path.
+
+    Attributes:
+        state: [B, S, C], where the velocity was asked for.
+        sigmas: [B], the level there, the same for all.
+        velocity: [B, S, C].
+        reached: [B, S, C], the state at the next level.
+    """
+
+    state: Tensor
+    sigmas: Tensor
+    velocity: Tensor
+    reached: Tensor
+
+
+def walk(
+    velocity: Velocity, x: Tensor, conditions: Conditions, levels: list[float]
+) -> Iterator[EulerStep]:
+    """The steps from levels[0] to the last level, one after the other."""
     for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
         column = torch.full((x.shape[0],), sigma, device=x.device)
-        x = euler_step(x, velocity(x, column, conditions), sigma, sigma_next)
+        slope = velocity(x, column, conditions)
+        reached = euler_step(x, slope, sigma, sigma_next)
+        yield EulerStep(state=x, sigmas=column, velocity=slope, reached=reached)
+        x = reached
+
+
+def follow(velocity: Velocity, x: Tensor, conditions: Conditions, levels: list[float]) -> Tensor:
+    """Where Euler steps from levels[0] to the last level lead."""
+    for step in walk(velocity, x, conditions, levels):
+        x = step.reached
     return x
 
 

@@ -8,45 +8,32 @@ run/
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
-from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import read_json, to_mapping
-from petzval.distill.conditions import Network, denoiser_velocity
-from petzval.distill.discriminator import Discriminator, denoiser_features
-from petzval.distill.fake_score import align, as_fake_score, fake_score_layout
-from petzval.distill.objective import FAKE, HEADS, DistillationObjective, Judge
-from petzval.distill.recipes import TurboRecipe, recipe_by_name
+from petzval.distill.build import Built, build
+from petzval.distill.recipes import GuidanceRecipe, TurboRecipe, recipe_by_name
 from petzval.errors import TrainingError
 from petzval.inference.variants import CARD, Defaults, Located, locate
-from petzval.models.flops import forward_flops
-from petzval.models.mmdit import MMDiT, MMDiTConfig
-from petzval.models.vae import Autoencoder
-from petzval.pretrain import results
-from petzval.pretrain.cache import LatentPool, list_shards
+from petzval.pretrain.cache import list_shards
 from petzval.pretrain.card import machine
-from petzval.pretrain.denoiser import DenoiserBatch, DenoiserObjective
-from petzval.pretrain.layout import denoiser_layout
 from petzval.pretrain.preview import PREVIEW_PROMPTS, draw_grid
 from petzval.pretrain.session import Report, Session, hash_of, record
-from petzval.pretrain.start import take_weights
 from petzval.resolution import PRESETS
-from petzval.training.loop import LoopConfig, train
-from petzval.training.optimizer import build_optimizers
-from petzval.training.parallel import Shell, full_state_dict, parallelize
+from petzval.training.loop import train
+from petzval.training.parallel import full_state_dict
 from petzval.training.ranks import join_ranks, launched_size
-from petzval.training.state import Part, RunState
+from petzval.training.state import RunState
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.writing import Component, save_with_denoiser
 
 RESULT, TEACHER_CARD = "checkpoint", "training/teacher.md"
 _RECORDS = "training/distill"
+_STARTED_FROM = PurePosixPath(_RECORDS, "started_from")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +50,7 @@ class DistillOutcome:
 
 
 def distill(
-    recipe: str | TurboRecipe,
+    recipe: str | TurboRecipe | GuidanceRecipe,
     run_folder: Path,
     *,
     teacher: str | Path | None = None,
@@ -148,10 +135,17 @@ def distill(
             run_folder.mkdir(parents=True, exist_ok=True)
             record(run_folder, recipe_name, {"session": asked, **to_mapping(recipe)})
         ranks.wait()
-        run = _build(recipe, located, checkpoint, cache, start, run_folder, place, session)
+        run = _Run(
+            recipe=recipe,
+            located=located,
+            checkpoint=checkpoint,
+            start=start,
+            folder=run_folder,
+            built=build(recipe, checkpoint, cache, start, run_folder, place, session),
+        )
         outcome = train(
-            run.objective,
-            run.state,
+            run.built.objective,
+            run.built.state,
             session.apply(recipe.loop),
             run_folder,
             callbacks=[run.preview],
@@ -177,18 +171,14 @@ def _refuse_other_teacher(run_folder: Path, identity: str, *, resume: bool) -> N
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """All that a session works with."""
+    """What was built, with what it was built from."""
 
-    recipe: TurboRecipe
+    recipe: TurboRecipe | GuidanceRecipe
     located: Located
     checkpoint: Checkpoint
     start: Path | None
-    autoencoder: Autoencoder
-    student: MMDiT
-    source: DenoiserObjective
-    objective: DistillationObjective
-    state: RunState
     folder: Path
+    built: Built
 
     def preview(self, state: RunState) -> dict[str, Path]:
         """A grid of pictures as the result would draw them."""
@@ -198,8 +188,8 @@ class _Run:
         draw_grid(
             file,
             state,
-            self.source,
-            self.autoencoder,
+            self.built.source,
+            self.built.autoencoder,
             PREVIEW_PROMPTS,
             grid,
             num_steps=self.recipe.objective.num_steps,
@@ -209,17 +199,18 @@ class _Run:
 
     def export(self) -> Path:
         """Write the averaged student in the teacher's checkpoint; all ranks must call it."""
-        state, folder = self.state, self.folder / RESULT
+        state, student = self.built.state, self.built.student
+        folder = self.folder / RESULT
         stored = self.checkpoint.denoiser_source.infos["proj_out.weight"].torch_dtype
         assert state.ema is not None
-        with state.ema.applied_to(self.student):
-            tensors = full_state_dict(self.student, state.ranks)
+        with state.ema.applied_to(student):
+            tensors = full_state_dict(student, state.ranks)
         if state.ranks.is_first:
             save_with_denoiser(
                 folder,
                 self.located.folder,
                 Component(
-                    config=self.student.config,
+                    config=student.config,
                     state={name: tensor.to(stored) for name, tensor in tensors.items()},
                 ),
                 _texts(self.recipe, self.located, state.step, self.folder, self.start),
@@ -229,7 +220,11 @@ class _Run:
 
 
 def _texts(
-    recipe: TurboRecipe, teacher: Located, num_steps: int, folder: Path, start: Path | None
+    recipe: TurboRecipe | GuidanceRecipe,
+    teacher: Located,
+    num_steps: int,
+    folder: Path,
+    start: Path | None,
 ) -> dict[str, str]:
     """Settings, card and log of the result, those of what it began with, its teacher's card."""
     steps = recipe.objective.num_steps
@@ -252,131 +247,16 @@ def _texts(
     told = teacher.folder / "README.md"
     if told.is_file():
         files[TEACHER_CARD] = told.read_text(encoding="utf-8")
-    records = {_RECORDS: folder}
+    files |= _records(folder, _RECORDS)
     if start is not None:
-        records[f"{_RECORDS}/started_from"] = start / _RECORDS
-    for target, source in records.items():
-        for name in ("recipe.json", "metrics.jsonl"):
-            if (source / name).is_file():
-                files[f"{target}/{name}"] = (source / name).read_text(encoding="utf-8")
+        earlier = start / _RECORDS
+        for source in (earlier, *earlier.glob("**/started_from")):
+            inner = source.relative_to(earlier)
+            files |= _records(source, (_STARTED_FROM / inner).as_posix())
     return files
 
 
-def _build(
-    recipe: TurboRecipe,
-    located: Located,
-    checkpoint: Checkpoint,
-    cache: Path,
-    start: Path | None,
-    folder: Path,
-    device: torch.device,
-    session: Session,
-) -> _Run:
-    torch.manual_seed(recipe.seed)
-    ranks, loop = session.ranks, session.apply(recipe.loop)
-    frozen = torch.bfloat16 if recipe.frozen == "bfloat16" else torch.float32
-    autoencoder = checkpoint.load_vae(torch.float32, device)
-    config = checkpoint.denoiser_config
-    student = _learning_copy(checkpoint, device)
-    if start is not None:
-        take_weights(student, start)
-    fake = as_fake_score(_learning_copy(checkpoint, device), recipe.fake_lora, seed=recipe.seed)
-    # Sharded weights have one type, and are gathered in the recipe's.
-    whole = frozen if ranks.size == 1 else torch.float32
-    teacher = checkpoint.load_denoiser(whole, device).requires_grad_(False).eval()
-    source = DenoiserObjective(
-        student,
-        checkpoint.load_encoder(frozen, device),
-        PromptTokenizer(checkpoint.tokenizer_folder),
-        LatentPool(
-            cache,
-            folder / f"shards-{ranks.rank}.jsonl",
-            rescan_steps=recipe.rescan_steps,
-            autoencoder_id=results.fingerprint_of(autoencoder),
-            plain_factor=recipe.plain_factor,
-            caption_draws=recipe.caption_draws,
-        ),
-        session.own(recipe.data),
-    )
-    state, teacher_root = _state(recipe, loop, (student, fake, teacher), config, device, session)
-    judge = None
-    if HEADS in state.others:
-        judge = Judge(
-            features=denoiser_features(teacher, recipe.heads.blocks),
-            heads=state.others[HEADS].model,
-            root=state.others[HEADS].root,
-        )
-    objective = DistillationObjective(
-        source,
-        Network(velocity=denoiser_velocity(student), root=state.root),
-        Network(velocity=denoiser_velocity(fake), root=state.others[FAKE].root),
-        Network(velocity=denoiser_velocity(teacher), root=teacher_root),
-        judge,
-        recipe.objective,
-        align=lambda weight: align(fake, student, weight),
-        rank=ranks.rank,
-        flops=_flops_of(config),
-    )
-    return _Run(
-        recipe=recipe,
-        located=located,
-        checkpoint=checkpoint,
-        start=start,
-        autoencoder=autoencoder,
-        student=student,
-        source=source,
-        objective=objective,
-        state=state,
-        folder=folder,
-    )
-
-
-def _learning_copy(checkpoint: Checkpoint, device: torch.device) -> MMDiT:
-    """The teacher's denoiser with float32 weights of its own: loaded ones may map their file."""
-    model = MMDiT(checkpoint.denoiser_config)
-    model.load_state_dict(checkpoint.load_denoiser(torch.float32).state_dict())
-    return model.to(device)
-
-
-def _state(
-    recipe: TurboRecipe,
-    loop: LoopConfig,
-    networks: Sequence[MMDiT],
-    config: MMDiTConfig,
-    device: torch.device,
-    session: Session,
-) -> tuple[RunState, Shell | None]:
-    """Student, fake score and heads as a run's parts, and the root of the frozen teacher's shards.
-
-    Optimizers are built behind the sharding: they hold the sharded parameters.
-    """
-    student, fake, teacher = networks
-    ranks = session.ranks
-    layout = denoiser_layout(config)
-    state = session.state(student, loop, layout)
-    root = parallelize(fake, loop.parallel, ranks, fake_score_layout(config, recipe.fake_lora))
-    state.others[FAKE] = Part(
-        model=fake, optimizers=build_optimizers(fake, loop.optimizer), root=root
-    )
-    if recipe.objective.adversarial_weight > 0:
-        rate = recipe.heads.learning_rate
-        heads = Discriminator(config.hidden_size, len(recipe.heads.blocks), recipe.heads.hidden)
-        heads.to(device)
-        plain = dataclasses.replace(loop.parallel, compile="none", recompute="none")
-        root = parallelize(heads, plain, ranks)
-        settings = dataclasses.replace(loop.optimizer, learning_rate=rate)
-        state.others[HEADS] = Part(
-            model=heads,
-            optimizers=build_optimizers(heads, settings),
-            rate_factor=rate / loop.optimizer.learning_rate,
-            root=root,
-        )
-    return state, parallelize(teacher, loop.parallel, ranks, layout)
-
-
-def _flops_of(config: MMDiTConfig) -> Callable[[DenoiserBatch], float]:
-    def flops(batch: DenoiserBatch) -> float:
-        size, num_tokens = batch.latents.shape[:2]
-        return float(forward_flops(config, [num_tokens] * size, batch.mask.sum(1).tolist()))
-
-    return flops
+def _records(source: Path, target: str) -> dict[str, str]:
+    """A run's own, under their names in its result."""
+    found = (source / name for name in ("recipe.json", "metrics.jsonl"))
+    return {f"{target}/{file.name}": file.read_text("utf-8") for file in found if file.is_file()}

@@ -8,6 +8,7 @@ the data that teacher and fake score see in it (x_s - s v, `flow.path.predict_da
     SenseFlow           arXiv:2506.00523     implicit distribution alignment
     APT                 arXiv:2501.08316     approximate R1
     DP-DMD              arXiv:2602.03139     the first step learns where the teacher's path leads
+    guidance            arXiv:2210.03142     the guided velocity as one network's
 
 All arithmetic is float32, and every value is one a sample [B] unless it says otherwise.
 """
@@ -108,6 +109,11 @@ def first_step_loss(predicted: Tensor, start: Tensor, reached: Tensor, distance:
         distance: first level less the second.
     """
     return _mean((predicted.float() - (start - reached).float() / distance).square())
+
+
+def velocity_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """mean |v_theta(x_k, s_k, c) - v_k|^2, v_k the guided teacher's."""
+    return _mean((predicted.float() - wanted.float()).square())
 
 
 @torch.no_grad()
