@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from petzval.distill.guidance import GuidanceConfig
 from petzval.distill.objective import DistillConfig
-from petzval.distill.recipes import TurboRecipe, mini_turbo
+from petzval.distill.recipes import GuidanceRecipe, TurboRecipe, mini_guided, mini_turbo
 from petzval.distill.renoise import RenoiseConfig
 from petzval.distill.run import RESULT, distill
 
+RecipeT = TypeVar("RecipeT", TurboRecipe, GuidanceRecipe)
+
 NUM_ITERATIONS, BATCH_TOKENS, SIZE = 60, 512, "128x128"
 
-WHOLE = "with all terms"
+WHOLE, GUIDED, GUIDED_START = "with all terms", "guidance distillation alone", "begun with guidance"
 
 _MINI = mini_turbo().objective
 
-ARMS: Mapping[str, DistillConfig] = {
+ARMS: Mapping[str, DistillConfig | GuidanceConfig] = {
     WHOLE: replace(_MINI, adversarial_weight=0.001),
     "without discriminator": _MINI,
     "without alignment": replace(_MINI, alignment=0.0),
@@ -27,24 +31,36 @@ ARMS: Mapping[str, DistillConfig] = {
     "guidance 6": replace(_MINI, guidance=6.0),
     "levels coupled": replace(_MINI, renoise=RenoiseConfig(guidance="coupled")),
     "first step its own": replace(_MINI, first_step_weight=0.3, first_step_calls=4),
+    GUIDED: mini_guided().objective,
+    GUIDED_START: _MINI,
 }
 """Arm -> objective. All but the first are without the discriminator, as the shipped student is; the
-guidance is 2.5 where the name does not say."""
+guidance is 2.5 where the name does not say. The last begins with the one before it."""
 
 
-def recipe_of(arm: str, num_iterations: int = NUM_ITERATIONS) -> TurboRecipe:
+def recipe_of(arm: str, num_iterations: int = NUM_ITERATIONS) -> TurboRecipe | GuidanceRecipe:
     """The recipe of an arm."""
-    recipe = mini_turbo()
+    objective = ARMS[arm]
+    if isinstance(objective, GuidanceConfig):
+        return _short(mini_guided(), arm, num_iterations)
+    return replace(_short(mini_turbo(), arm, num_iterations), objective=objective)
+
+
+def _short(recipe: RecipeT, arm: str, num_iterations: int) -> RecipeT:
+    """At one small size, with a rate and an average for so few iterations."""
     return replace(
         recipe,
         name=arm,
-        objective=ARMS[arm],
         data=replace(recipe.data, bases=(128,), base_shares=(1.0,), batch_tokens=BATCH_TOKENS),
         loop=replace(
             recipe.loop,
             num_steps=num_iterations,
             minutes=None,
-            optimizer=replace(recipe.loop.optimizer, learning_rate=2e-4),
+            optimizer=replace(
+                recipe.loop.optimizer,
+                learning_rate=max(2e-4, recipe.loop.optimizer.learning_rate),
+                warmup_steps=10,
+            ),
             log_every=2,
             callback_minutes=60.0,
             ema_decay=0.95,
@@ -61,5 +77,8 @@ def train(folder: Path, arm: str, *, latents: Path, threads: int | None) -> Path
     """Distil an arm, or go on with it; its checkpoint."""
     found = checkpoint_of(folder, arm)
     if not found.is_dir():
-        distill(recipe_of(arm), found.parent, latents=latents, threads=threads)
+        start = None
+        if arm == GUIDED_START:
+            start = train(folder, GUIDED, latents=latents, threads=threads)
+        distill(recipe_of(arm), found.parent, latents=latents, start=start, threads=threads)
     return found

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from petzval.config import from_mapping, to_mapping
 from petzval.distill.recipes import RECIPES, lens_turbo, recipe_by_name, smoke_turbo
@@ -71,6 +72,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, text_dropout=0.1))
     with pytest.raises(ConfigError, match="rescan_steps"):
         dataclasses.replace(recipe, rescan_steps=7)
+    with pytest.raises(ConfigError, match=r"start_share must be in \[0, 1\), got 1"):
+        dataclasses.replace(recipe, start_share=1.0)
     with pytest.raises(ConfigError, match="at least one"):
         dataclasses.replace(recipe, heads=dataclasses.replace(recipe.heads, blocks=()))
 
@@ -173,6 +176,30 @@ def test_a_guided_student_is_where_a_turbo_begins(
         for folder in (".", "started_from", "started_from/started_from")
     ]
     assert found == ["smoke_turbo", "smoke_turbo", "smoke_guided"]
+
+
+def test_a_result_can_lie_between_start_and_end(
+    golden_checkpoint: Path, latents: Path, tmp_path: Path
+) -> None:
+    """By a share of each weight; the run itself is the same."""
+    made: dict[float, dict[str, Tensor]] = {}
+    for share in (0.0, 0.25):
+        outcome = distill(
+            dataclasses.replace(smoke_turbo(), start_share=share),
+            tmp_path / f"run-{share}",
+            teacher=golden_checkpoint,
+            latents=latents,
+            report=lambda line: None,
+        )
+        assert outcome.checkpoint is not None
+        made[share] = Checkpoint.open(outcome.checkpoint).load_denoiser(torch.float32).state_dict()
+    begun = Checkpoint.open(golden_checkpoint).load_denoiser(torch.float32).state_dict()
+    for name, tensor in made[0.25].items():
+        expected = 0.75 * made[0.0][name] + 0.25 * begun[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-2, msg=name)
+    assert any(not torch.equal(made[0.0][name], made[0.25][name]) for name in begun)
+    card = (tmp_path / "run-0.25" / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "to 25% those that it began with" in card
 
 
 def test_mistakes_are_named(run: Run, golden_checkpoint: Path) -> None:

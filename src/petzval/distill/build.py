@@ -77,9 +77,7 @@ def build(
     loop, ranks = session.apply(recipe.loop), session.ranks
     frozen = torch.bfloat16 if recipe.frozen == "bfloat16" else torch.float32
     autoencoder = checkpoint.load_vae(torch.float32, device)
-    student = _learning_copy(checkpoint, device)
-    if start is not None:
-        take_weights(student, start)
+    student = beginning(checkpoint, start, device)
     # Sharded weights have one type, and are gathered in the recipe's.
     whole = frozen if ranks.size == 1 else torch.float32
     teacher = checkpoint.load_denoiser(whole, device).requires_grad_(False).eval()
@@ -131,6 +129,18 @@ def _pool(
         plain_factor=recipe.plain_factor,
         caption_draws=recipe.caption_draws,
     )
+
+
+def beginning(checkpoint: Checkpoint, start: Path | None, device: torch.device) -> MMDiT:
+    """The student before its first update: the teacher's denoiser, or that of `start`.
+
+    Raises:
+        TrainingError: the one of `start` has other sizes.
+    """
+    student = _learning_copy(checkpoint, device)
+    if start is not None:
+        take_weights(student, start)
+    return student
 
 
 def _learning_copy(checkpoint: Checkpoint, device: torch.device) -> MMDiT:

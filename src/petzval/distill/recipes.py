@@ -66,11 +66,19 @@ class TurboRecipe(DistillRecipe):
     Attributes:
         heads: of the discriminator.
         fake_lora: trains the fake score as a LoRA, to save memory; None trains all of it.
+        start_share: of what the student began with in the weights that are exported, the rest is
+            the student's average; in [0, 1) (WiSE-FT, arXiv:2109.01903).
     """
 
     objective: DistillConfig
     heads: HeadsConfig
     fake_lora: LoraConfig | None = None
+    start_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        DistillRecipe.__post_init__(self)
+        if not 0 <= self.start_share < 1:
+            raise ConfigError(f"start_share must be in [0, 1), got {self.start_share:g}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +169,9 @@ def mini_turbo() -> TurboRecipe:
     Eight pictures of 256² or 32 of 128² an update. Two hundred times the paper's rate, for a
     network of a five-hundredth of Lens' weights and a few hundred iterations; without the
     discriminator, which would take a third of the time. Less guidance than the teacher is used
-    with: 4, which is its own, drew busier and busier pictures (research/LOG.md).
+    with: 4, which is its own, drew busier and busier pictures. Begins with `mini_guided`'s student
+    and ends half way between it and what matching makes of it: nearly the one's following of
+    prompts, all of the other's distribution (research/LOG.md).
     """
     return TurboRecipe(
         name="mini-turbo",
@@ -186,6 +196,7 @@ def mini_turbo() -> TurboRecipe:
             ema_decay=0.98,
         ),
         heads=HeadsConfig(blocks=(1, 3, 5), hidden=64),
+        start_share=0.5,
         plain_factor=5.0,
         caption_draws=2,
     )

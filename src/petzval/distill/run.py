@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
+from torch import Tensor
 
 from petzval.config import read_json, to_mapping
-from petzval.distill.build import Built, build
+from petzval.distill.build import Built, beginning, build
 from petzval.distill.recipes import GuidanceRecipe, TurboRecipe, recipe_by_name
 from petzval.errors import TrainingError
 from petzval.inference.variants import CARD, Defaults, Located, locate
@@ -206,6 +207,7 @@ class _Run:
         with state.ema.applied_to(student):
             tensors = full_state_dict(student, state.ranks)
         if state.ranks.is_first:
+            tensors = self._with_start(tensors)
             save_with_denoiser(
                 folder,
                 self.located.folder,
@@ -217,6 +219,17 @@ class _Run:
             )
         state.ranks.wait()
         return folder
+
+    def _with_start(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Moved by `start_share` towards what the student began with."""
+        share = self.recipe.start_share if isinstance(self.recipe, TurboRecipe) else 0.0
+        if share == 0:
+            return tensors
+        begun = beginning(self.checkpoint, self.start, torch.device("cpu")).state_dict()
+        return {
+            name: tensor.float().lerp(begun[name].to(tensor.device), share)
+            for name, tensor in tensors.items()
+        }
 
 
 def _texts(
@@ -230,6 +243,9 @@ def _texts(
     steps = recipe.objective.num_steps
     wanted = Defaults(steps=steps, guidance=1.0, base=teacher.defaults.base)
     settings = {"name": recipe.name, **to_mapping(wanted)}
+    shared = ""
+    if isinstance(recipe, TurboRecipe) and recipe.start_share > 0:
+        shared = f", and to {recipe.start_share:.0%} those that it began with"
     card = f"""# {recipe.name}
 
 {teacher.name}, distilled to {steps} steps without guidance: {num_steps} iterations of
@@ -238,7 +254,7 @@ def _texts(
     petzval generate "a red apple on a white background" --model FOLDER
 
 - [training/distill/](training/distill): settings, machine and log. The weights are the average of
-  the student's over the last iterations.
+  the student's over the last iterations{shared}.
 - Text encoder, autoencoder, tokenizer and schedule are those of its teacher, and so is what it
   knows of words and pictures: {TEACHER_CARD} is the teacher's card.
 - `petzval compare` measures it against its teacher.
