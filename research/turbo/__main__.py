@@ -32,6 +32,7 @@ Data = Annotated[Path, typer.Option(help="Folder of `petzval data build mini`.")
 Threads = Annotated[int, typer.Option(help="Of arithmetic.", min=1)]
 Limit = Annotated[int, typer.Option(help="Prompts.", min=1)]
 Student = Annotated[str, typer.Option(help="Name or folder of the student.")]
+Also = Annotated[list[str] | None, typer.Option(help="Further student to measure beside it.")]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -40,13 +41,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 def measure(
     data: Data = Path("build/data/mini"),
     student: Student = STUDENT,
-    limit: Limit = 100,
+    also: Also = None,
+    limit: Limit = 200,
     threads: Threads = 1,
 ) -> None:
     """Student and teacher at several step counts, three pictures a prompt."""
-    candidates = [
-        f"{TEACHER}@50", f"{TEACHER}@20", f"{TEACHER}@8", f"{TEACHER}@4", f"{TEACHER}@4@1", student,
-    ]  # fmt: skip
+    teachers = [f"{TEACHER}@{steps}" for steps in ("50", "20", "8", "4", "4@1")]
+    candidates = [*teachers, *(also or []), student]
     _record("turbo", _compared(candidates, data, limit=limit, threads=threads))
 
 

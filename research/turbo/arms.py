@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from petzval.distill.guidance import GuidanceConfig
 from petzval.distill.objective import DistillConfig
-from petzval.distill.recipes import GuidanceRecipe, TurboRecipe, mini_guided, mini_turbo
+from petzval.distill.recipes import TurboRecipe, mini_turbo
 from petzval.distill.renoise import RenoiseConfig
 from petzval.distill.run import RESULT, distill
 
-RecipeT = TypeVar("RecipeT", TurboRecipe, GuidanceRecipe)
-
 NUM_ITERATIONS, BATCH_TOKENS, SIZE = 60, 512, "128x128"
 
-WHOLE, GUIDED, GUIDED_START = "with all terms", "guidance distillation alone", "begun with guidance"
+WHOLE = "with all terms"
 
 _MINI = mini_turbo().objective
 
-ARMS: Mapping[str, DistillConfig | GuidanceConfig] = {
+ARMS: Mapping[str, DistillConfig] = {
     WHOLE: replace(_MINI, adversarial_weight=0.001),
     "without discriminator": _MINI,
     "without alignment": replace(_MINI, alignment=0.0),
@@ -31,36 +27,25 @@ ARMS: Mapping[str, DistillConfig | GuidanceConfig] = {
     "guidance 6": replace(_MINI, guidance=6.0),
     "levels coupled": replace(_MINI, renoise=RenoiseConfig(guidance="coupled")),
     "first step its own": replace(_MINI, first_step_weight=0.3, first_step_calls=4),
-    GUIDED: mini_guided().objective,
-    GUIDED_START: _MINI,
 }
 """Arm -> objective. All but the first are without the discriminator, as the shipped student is; the
-guidance is 2.5 where the name does not say. The last begins with the one before it."""
+guidance is 2.5 where the name does not say. All begin with the teacher's weights."""
 
 
-def recipe_of(arm: str, num_iterations: int = NUM_ITERATIONS) -> TurboRecipe | GuidanceRecipe:
+def recipe_of(arm: str, num_iterations: int = NUM_ITERATIONS) -> TurboRecipe:
     """The recipe of an arm."""
-    objective = ARMS[arm]
-    if isinstance(objective, GuidanceConfig):
-        return _short(mini_guided(), arm, num_iterations)
-    return replace(_short(mini_turbo(), arm, num_iterations), objective=objective)
-
-
-def _short(recipe: RecipeT, arm: str, num_iterations: int) -> RecipeT:
-    """At one small size, with a rate and an average for so few iterations."""
+    recipe = mini_turbo()
     return replace(
         recipe,
         name=arm,
+        objective=ARMS[arm],
+        start_share=0.0,
         data=replace(recipe.data, bases=(128,), base_shares=(1.0,), batch_tokens=BATCH_TOKENS),
         loop=replace(
             recipe.loop,
             num_steps=num_iterations,
             minutes=None,
-            optimizer=replace(
-                recipe.loop.optimizer,
-                learning_rate=max(2e-4, recipe.loop.optimizer.learning_rate),
-                warmup_steps=10,
-            ),
+            optimizer=replace(recipe.loop.optimizer, learning_rate=2e-4),
             log_every=2,
             callback_minutes=60.0,
             ema_decay=0.95,
@@ -77,8 +62,5 @@ def train(folder: Path, arm: str, *, latents: Path, threads: int | None) -> Path
     """Distil an arm, or go on with it; its checkpoint."""
     found = checkpoint_of(folder, arm)
     if not found.is_dir():
-        start = None
-        if arm == GUIDED_START:
-            start = train(folder, GUIDED, latents=latents, threads=threads)
-        distill(recipe_of(arm), found.parent, latents=latents, start=start, threads=threads)
+        distill(recipe_of(arm), found.parent, latents=latents, threads=threads)
     return found
