@@ -35,19 +35,47 @@ def test_what_is_lacking_is_told_with_what_runs_instead() -> None:
     )
 
 
-def test_a_card_without_bfloat16_takes_scaled_float16(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no(including_emulation: bool = True) -> bool:
-        del including_emulation
-        return False
+def _cards(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+    """As if these NVIDIA cards were here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capabilities[device.index or 0]
+    )
 
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", no)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))  # type: ignore[misc]
+
+def test_a_card_without_bfloat16_takes_scaled_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    _cards(monkeypatch, (7, 5))
     device = torch.device("cuda")
     assert backends.half_dtype(device) == torch.float16
     assert choose_dtype("auto", device) == torch.float16
     assert choose_dtype("auto", CPU) == torch.float32
     kernels = {c.operation: c.kernel for c in dispatch.describe(device)}
     assert kernels["block products"] == "float16, scaled by powers of two"
+
+
+def test_each_of_two_cards_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    _cards(monkeypatch, (8, 6), (6, 1))
+    newer, older = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert "bfloat16" not in backends.lacks(newer)
+    assert choose_dtype("auto", older) == torch.float16
+    assert {"bfloat16", "float8"} <= set(backends.lacks(older))
+
+
+def test_cards_that_are_not_here_are_taken_for_recent_ones() -> None:
+    for kind in backends.ACCELERATORS:
+        if backends.present(torch.device(kind)):
+            continue
+        assert backends.half_dtype(torch.device(kind)) == torch.bfloat16
+        assert backends.memory_info(torch.device(kind)) == (0, 0)
+
+
+def test_intels_cards_say_whether_they_have_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "is_bf16_supported", supported)
+    assert backends.half_dtype(torch.device("xpu")) == torch.float16
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ Lack: TypeAlias = Literal["bfloat16", "float8", "complex numbers", "streams", "f
 """What a back end may lack; see `lacks`."""
 
 ACCELERATORS = ("cuda", "xpu", "mps")
+_BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT8_CAPABILITY = (8, 9)
 
 
@@ -59,14 +60,16 @@ def backend_name(device: torch.device) -> str:
 
 
 def lacks(device: torch.device) -> dict[Lack, str]:
-    """What is chosen away on this device, each with what runs in its place."""
+    """What is chosen away on this device, each with what runs in its place.
+
+    Of two cards in one machine each has its own; one that is not here is taken for a recent one.
+    """
     lacking: dict[Lack, str] = {}
     if device.type == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
+        capability = cuda_capability(device)
+        if capability is not None and capability < _BFLOAT16_CAPABILITY:
             lacking["bfloat16"] = "float16 with scaled products"
-        if torch.version.hip is None and torch.cuda.get_device_capability(device) < (
-            _FLOAT8_CAPABILITY
-        ):
+        if capability is not None and capability < _FLOAT8_CAPABILITY:
             lacking["float8"] = "float8 weights are decoded before each product"
     elif device.type == "mps":
         if torch.backends.mps.is_available() and not torch.backends.mps.is_macos_or_newer(14, 0):
@@ -75,13 +78,21 @@ def lacks(device: torch.device) -> dict[Lack, str]:
         lacking["complex numbers"] = "rotations as plain products"
         lacking["streams"] = "layers are fetched when they are needed, not before"
     elif device.type == "xpu":
-        if not getattr(_module(device), "is_bf16_supported", lambda: True)():
+        if torch.xpu.is_available() and not torch.xpu.is_bf16_supported(including_emulation=False):
             lacking["bfloat16"] = "float16 with scaled products"
         lacking["float8"] = "float8 weights are decoded before each product"
     else:
         lacking["float8"] = "float8 weights are decoded before each product"
         lacking["streams"] = "the next layer's pages are read ahead by the system"
     return lacking
+
+
+def cuda_capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of NVIDIA's cards; None of others, and where there is none here."""
+    if device.type != "cuda" or torch.version.hip is not None or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return major, minor
 
 
 def half_dtype(device: torch.device) -> torch.dtype:
@@ -96,7 +107,7 @@ def memory_info(device: torch.device) -> tuple[int, int]:
     with suppress(RuntimeError, AttributeError, NotImplementedError):
         free, whole = torch.accelerator.get_memory_info(device)
         return int(free), int(whole)
-    if device.type == "mps":
+    if device.type == "mps" and torch.backends.mps.is_available():
         whole = int(torch.mps.recommended_max_memory())
         return whole - int(torch.mps.driver_allocated_memory()), whole
     return 0, 0
