@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -187,7 +187,7 @@ class Planning:
         """What was loaded, or None with all of it given back."""
         try:
             return load()
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not backends.is_out_of_memory(error):
                 raise
         backends.give_back(self.device)
@@ -280,13 +280,13 @@ def _share_of_ram() -> int | None:
     return int(SPARE * free) + backends.resident_bytes() if whole else None
 
 
-def retried(draw: Callable[[], Iterator[T]], shrink: Callable[[], object]) -> Iterator[T]:
+def retried(draw: Callable[[], Iterable[T]], shrink: Callable[[], object]) -> Iterator[T]:
     """Draw; where memory runs out, under a smaller plan from the first step again."""
     while True:
         try:
             yield from draw()
             return
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not backends.is_out_of_memory(error):
                 raise
         # Out here the error and the tensors that its traceback held are gone.

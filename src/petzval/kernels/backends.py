@@ -7,10 +7,12 @@ stand here and in the rest of this room, and nowhere else in the package.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,8 +23,26 @@ Lack: TypeAlias = Literal["bfloat16", "float8", "complex numbers", "streams", "f
 """What a back end may lack; see `lacks`."""
 
 ACCELERATORS = ("cuda", "xpu", "mps")
+_OUT_OF_MEMORY = (
+    "out of memory",  # torch's allocators, CUDA's and HIP's runtimes
+    "can't allocate memory",  # the CPU's, on Linux and macOS
+    "cannot allocate",
+    "not enough memory",  # the CPU's, on Windows
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",  # cuBLAS, cuDNN and cuSOLVER by their status
+    "allocation_failed",
+    "out_of_device_memory",  # Level Zero and Unified Runtime, which XPU stands on
+    "out_of_host_memory",
+    "out_of_resources",
+    "failed to allocate",  # Metal's buffers, which MPS stands on
+    "invalid buffer size",
+)
+"""What runtimes and libraries say, in lower case, where torch has no class of its own for it."""
+
 _BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT8_CAPABILITY = (8, 9)
+_COMPILER_CAPABILITY = (7, 0)
 
 
 def default_device() -> torch.device:
@@ -93,6 +113,16 @@ def cuda_capability(device: torch.device) -> tuple[int, int] | None:
         return None
     major, minor = torch.cuda.get_device_capability(device)
     return major, minor
+
+
+def compiler_lacks(device: torch.device) -> str | None:
+    """What torch's compiler misses to make kernels for a CUDA device; None where nothing."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    capability = cuda_capability(device)
+    if capability is not None and capability < _COMPILER_CAPABILITY:
+        return "torch's compiler needs compute capability 7.0"
+    return None
 
 
 def half_dtype(device: torch.device) -> torch.dtype:
@@ -172,10 +202,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):  # a mapping that the system has no room for
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "cannot allocate" in text
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def resident_bytes() -> int:
