@@ -43,9 +43,7 @@ def _planner(checkpoint: Checkpoint, work: Work, dtype: torch.dtype = torch.bflo
 
 
 def _residences(placement: Placement) -> list[str]:
-    return [
-        f"{each.strategy.residence} on {each.strategy.device}" for each in placement.networks
-    ]
+    return [f"{each.strategy.residence} on {each.strategy.device}" for each in placement.networks]
 
 
 def test_weights_are_those_counted_by_hand(turbo: Planner) -> None:
@@ -83,7 +81,9 @@ def test_the_targets_of_memory(turbo: Planner) -> None:
 def test_a_larger_card_is_never_slower(full_size: Checkpoint, side: int, branches: int) -> None:
     calls = 4 if branches == 1 else 20
     planner = _planner(full_size, Work(grid=(side, side), calls=calls, branches=branches))
-    plans = [planner.choose(Budget(memory=gigabytes * 10**9)) for gigabytes in (4, 6, 8, 12, 16, 24)]
+    plans = [
+        planner.choose(Budget(memory=gigabytes * 10**9)) for gigabytes in (4, 6, 8, 12, 16, 24)
+    ]
     for smaller, larger in zip(plans, plans[1:], strict=False):
         assert larger.other_seconds <= 1.02 * smaller.other_seconds
     for plan in plans:

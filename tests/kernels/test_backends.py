@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import torch
 
+from petzval.inference.compile import lacking
 from petzval.inference.device import choose_dtype
-from petzval.kernels import backends, dispatch
+from petzval.kernels import backends, dispatch, varlen
 
 CPU = torch.device("cpu")
 
@@ -78,6 +81,30 @@ def test_intels_cards_say_whether_they_have_bfloat16(monkeypatch: pytest.MonkeyP
     assert backends.half_dtype(torch.device("xpu")) == torch.float16
 
 
+def test_old_cards_and_rocm_run_packed_samples_without_what_they_lack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No crash in a compiler that does not know the card: the samples one by one."""
+    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    pascal, turing, ampere = (
+        torch.device("cuda", 0),
+        torch.device("cuda", 1),
+        torch.device("cuda", 2),
+    )
+    _cards(monkeypatch, (6, 1), (7, 5), (8, 0))
+    ways = [varlen.choose(card, torch.float16)[0] for card in (pascal, turing, ampere)]
+    assert ways == ["one sample at a time", "flex_attention", "varlen_attn"]
+    assert lacking(turing) is None
+    assert lacking(pascal) == "torch's compiler needs compute capability 7.0"
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    assert varlen.choose(turing, torch.float16)[0] == "one sample at a time"
+    assert lacking(ampere) == "triton is not installed"
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert varlen.choose(ampere, torch.bfloat16)[0] == "one sample at a time"
+    assert backends.backend_name(ampere) == "ROCm"
+    assert "bfloat16" not in backends.lacks(ampere)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -85,6 +112,15 @@ def test_intels_cards_say_whether_they_have_bfloat16(monkeypatch: pytest.MonkeyP
         (MemoryError(), True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8"), True),
+        (RuntimeError("level_zero: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"), True),
+        (RuntimeError("Failed to allocate private MTLBuffer for size 9663676416"), True),
+        (RuntimeError("Invalid buffer size: 24.00 GiB"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOENT, "No such file"), False),
         (RuntimeError("size mismatch"), False),
         (ValueError("out of memory"), False),
     ],

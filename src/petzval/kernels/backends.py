@@ -11,7 +11,7 @@ import errno
 import gc
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -163,6 +163,13 @@ def trim_heap() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Context in which a CUDA tensor's device is the current one, where Triton launches."""
+    if not x.is_cuda or x.get_device() == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)
 
 
 def side_stream(device: torch.device) -> Any:
