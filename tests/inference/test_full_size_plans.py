@@ -6,8 +6,6 @@ sums that were counted by hand from the published shapes, and the targets of mem
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 

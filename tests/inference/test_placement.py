@@ -13,9 +13,9 @@ import torch
 
 from petzval.config import from_mapping
 from petzval.errors import ConfigError, PetzvalError, PlacementError, RequestError
+from petzval.inference import planning as planning_module
 from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
-from petzval.inference import planning as planning_module
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import (
     AUTOENCODER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,23 @@ def test_the_cpu_is_always_a_device() -> None:
     assert 0 < backends.resident_bytes() <= backends.peak_resident_bytes() < whole
     backends.synchronise(CPU)
     backends.give_back(CPU)
+
+
+def test_a_containers_limit_is_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's memory says nothing where the kernel ends what takes more than its share."""
+    forms = ((str(tmp_path), "memory.max", "memory.current", "inactive_file"),)
+    monkeypatch.setattr(backends, "_CONTAINERS", forms)
+    _, host = backends.memory_info(CPU)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")
+    assert backends.memory_info(CPU)[1] == host
+    (tmp_path / "memory.max").write_text("900000\n")
+    assert backends.memory_info(CPU) == (400_000, 900_000)
+    (tmp_path / "memory.current").write_text("2000000\n")
+    assert backends.memory_info(CPU)[0] == 0
 
 
 def test_what_is_lacking_is_told_with_what_runs_instead() -> None:

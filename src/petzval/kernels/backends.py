@@ -242,8 +242,37 @@ def _machine_memory() -> tuple[int, int]:
     if table.is_file():
         rows = (line.split() for line in table.read_text(encoding="ascii").splitlines())
         sizes = {words[0]: int(words[1]) * 1024 for words in rows if len(words) > 1}
-        return sizes.get("MemAvailable:", 0), sizes.get("MemTotal:", 0)
+        free, whole = sizes.get("MemAvailable:", 0), sizes.get("MemTotal:", 0)
+        limit, left = _container_memory()
+        return min(free, left), min(whole, limit)
     with suppress(ValueError, OSError, AttributeError):
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return whole, whole
     return 0, 0
+
+
+_NO_LIMIT = 1 << 62
+_CONTAINERS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+"""Control groups, version 2 and 1: folder, limit, usage, and the usage that is given up at need."""
+
+
+def _container_memory() -> tuple[int, int]:
+    """(limit, left) bytes of the container that this is, as the kernel ends processes by it."""
+    for folder, limit_file, usage_file, cached in _CONTAINERS:
+        with suppress(OSError, ValueError):
+            place = Path(folder)
+            limit = int((place / limit_file).read_text(encoding="ascii"))  # "max" is no number
+            usage = int((place / usage_file).read_text(encoding="ascii"))
+            for line in (place / "memory.stat").read_text(encoding="ascii").splitlines():
+                name, _, count = line.partition(" ")
+                usage -= int(count) if name == cached else 0
+            return limit, max(limit - usage, 0)
+    return _NO_LIMIT, _NO_LIMIT
