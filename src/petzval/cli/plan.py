@@ -141,8 +141,8 @@ def _show_whose_seconds(device: str, *, given: bool) -> None:
 
     if not given and not backends.present(torch.device(device)):
         print_line(
-            f"seconds      of a card that reaches {ABSENT['flops'] / 1e12:.0f} TFLOP/s, for {device} "
-            "is not on this machine; --speeds gives another's"
+            f"seconds      of a card that reaches {ABSENT['flops'] / 1e12:.0f} TFLOP/s, for "
+            f"{device} is not on this machine; --speeds gives another's"
         )
 
 

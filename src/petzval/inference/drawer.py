@@ -135,7 +135,7 @@ class PipelineDrawer:
 
 
 def _encode_ahead(pipeline: Pipeline, plan: GenerationPlan) -> None:
-    """Where memory runs out, the words are encoded when their pictures are drawn, with room made."""
+    """Where memory runs out, words are encoded when their pictures are drawn, with room made."""
     try:
         pipeline.encode_prompts(plan)
     except (RuntimeError, MemoryError) as error:

@@ -3,9 +3,10 @@
 The published model's values do not fit float16: |V| reaches 140,000 and the streams 3 x 10^7, where
 float16 ends at 65,504. What is heavy are the products, and those can be scaled exactly:
 
-- a linear layer divides each token by the power of two that brings its largest value below 2^10, each
-  row of its weight by the one that brings the sum of its magnitudes below 2^5, and multiplies the
-  result by both. No result can then exceed 2^15. Bias, norms, gates and both streams are float32.
+- a linear layer divides each token by the power of two that brings its largest value below 2^10,
+  each row of its weight by the one that brings the sum of its magnitudes below 2^5, and multiplies
+  the result by both. No result can then exceed 2^15. Bias, norms, gates and both streams are
+  float32.
 - attention scales V in the same way for the whole head; the scores come from normalised q and k.
 
 Multiplying by a power of two loses nothing, so that what remains is float16's own rounding of
