@@ -49,10 +49,18 @@ def write_random_checkpoint(
     denoiser: MMDiTConfig = LENS_MMDIT,
     encoder: GptOssConfig = LENS_GPT_OSS,
     vae: AutoencoderConfig = LENS_VAE,
+    *,
+    hollow: bool = False,
 ) -> None:
-    """Write denoiser and encoder in bfloat16 and MXFP4, the autoencoder in float32."""
+    """Write denoiser and encoder in bfloat16 and MXFP4, the autoencoder in float32.
+
+    Args:
+        folder: that there is not yet.
+        denoiser, encoder, vae: sizes.
+        hollow: no numbers, holes alone: next to no room on the disk, and enough to plan with.
+    """
     folder.mkdir(parents=True)
-    blocks = Blocks()
+    blocks = None if hollow else Blocks()
     for config, dtype in ((denoiser, "BF16"), (encoder, "BF16"), (vae, "F32")):
         _write_component(folder / component_folder(config), config, dtype, blocks)
     _write_json(folder / "model_index.json", dict(MODEL_INDEX))
@@ -62,7 +70,9 @@ def write_random_checkpoint(
     shutil.copytree(mini / TOKENIZER, folder / TOKENIZER)
 
 
-def _write_component(folder: Path, config: ComponentConfig, dtype: str, blocks: Blocks) -> None:
+def _write_component(
+    folder: Path, config: ComponentConfig, dtype: str, blocks: Blocks | None
+) -> None:
     folder.mkdir()
     _write_json(folder / "config.json", dict(published_json(config)))
     expected = {key: each for key, each in expected_tensors(config).items() if each.required}
@@ -77,8 +87,9 @@ def _write_component(folder: Path, config: ComponentConfig, dtype: str, blocks: 
     text += b" " * (-(len(text) + 8) % 64)
     with (folder / f"{file_stem(config)}.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for key, entry in header.items():
-            _write_tensor(file, key, entry["dtype"], expected[key], blocks)
+        if blocks is not None:
+            for key, entry in header.items():
+                _write_tensor(file, key, entry["dtype"], expected[key], blocks)
         file.truncate(8 + len(text) + position)
 
 

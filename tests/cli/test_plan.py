@@ -57,6 +57,24 @@ def test_the_document_and_a_tight_limit(run: Run, golden_checkpoint: Path, speed
     assert tight["peak_bytes"] - tight["baseline_bytes"] <= smallest * 10**6
 
 
+def test_a_card_that_is_not_here_can_be_planned_for(
+    run: Run, golden_checkpoint: Path, speeds: Path
+) -> None:
+    words = ("plan", "--model", golden_checkpoint, "--size", "128x96")
+    for device in ("cuda:7", "xpu", "mps"):
+        code, out, err = run(*words, "--device", device, "--memory", "1GB")
+        assert (code, err) == (0, "")
+        assert f"memory of {device}" in out
+        assert "bfloat16" in out
+        assert f"100 TFLOP/s, for {device} is not on this machine" in out
+    code, out, _ = run(*words, "--device", "cuda:7", "--speeds", speeds)
+    assert code == 0
+    assert "TFLOP/s" not in out  # they were given
+    code, _, err = run("generate", "a fox", "--model", golden_checkpoint, "--device", "cuda:7")
+    assert code == 2
+    assert "device 'cuda:7' is not on this machine" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -159,6 +159,61 @@ def test_another_thread_that_finds_no_memory_decodes_in_strips(
     assert abs(image.pixels.astype(int) - expected).max() <= 1
 
 
+def test_a_decoding_without_memory_even_for_strips_is_one_line() -> None:
+    def fail(*, strip_rows: int | None = None) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    decodings = Decodings()
+    with pytest.raises(PlacementError, match="in strips as well"):
+        decodings.late(fail, torch.device("cpu"))()
+    with pytest.raises(PlacementError, match="for a preview"):
+        decodings.preview(fail)()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("stage", ["encoder", "denoiser", "modulation", "autoencoder"])
+def test_memory_that_runs_out_anywhere_becomes_a_smaller_plan(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stage: str, batch_size: int
+) -> None:
+    pipeline = Pipeline.load(golden_checkpoint, **OPTIONS)
+    placement = smallest(pipeline)
+    networks = pipeline.networks
+    failing: Any = {
+        "encoder": networks.encoder,
+        "denoiser": networks.denoiser,
+        "modulation": networks.denoiser,
+        "autoencoder": networks.autoencoder,
+    }[stage]
+
+    def fail(*arguments: Any, **options: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    name = {"modulation": "modulations", "autoencoder": "decode"}.get(stage, "forward")
+    monkeypatch.setattr(failing, name, fail)
+    monkeypatch.setattr(Planning, "smaller", lambda *_: placement)
+    with pytest.warns(MemoryWarning, match="memory ran out; going on with"):
+        images = pipeline.generate(["a fox", "two words"], batch_size=batch_size, **SMALL)
+    assert [image.pixels.std() > 0 for image in images] == [True, True]
+    assert pipeline.placement is placement
+
+
+def test_words_encoded_ahead_do_not_end_a_thread_where_memory_runs_out(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawer = PipelineDrawer([golden_checkpoint], overlap=True, **OPTIONS)
+    [model] = drawer.models
+    pipeline = drawer._loaded[model.name].pipeline
+
+    def fail(plan: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pipeline, "encode_prompts", fail)
+    drawer.prepare(model.name, make_plan(GenerationRequest(prompt=FOX, **SMALL), model.defaults))
+    assert drawer._ahead is not None
+    drawer._ahead.join(20.0)  # an error of a thread would fail the test
+    pipeline.previews.wait(60.0)
+
+
 def test_an_error_of_a_late_decoding_is_raised_to_whoever_asks() -> None:
     decodings, calls = Decodings(), []
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from petzval.kernels import dispatch, fast, reference
-from petzval.models.half import ScaledLinear, power_of_two_above, use_scaled_float16
+from petzval.kernels.fast import power_of_two_above
+from petzval.models.half import ScaledLinear, use_scaled_float16
 from petzval.models.mmdit import MMDiT
 from petzval.weights.manifest import build_on_meta
 
@@ -50,6 +51,34 @@ def test_a_scaled_product_holds_what_float16_cannot() -> None:
     assert not torch.isfinite(copy.deepcopy(linear).half()(x.half())).all()
     error = (got - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error.max() < 1e-3  # every token by itself, the small ones as well as the large
+
+
+@torch.no_grad()
+def test_one_channel_of_thirty_million_does_not_silence_the_others() -> None:
+    """The streams' largest channel is 3 x 10^7; what reads them has all but unlearnt that one."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(256, 64)
+    x = torch.randn((1, 8, 256), generator=generator)
+    x[..., 5] = 3e7
+    linear.weight[:, 5] = 0
+    expected, got = linear(x), _loaded(linear)(x)
+    assert (got - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("value", [1.9e4, 7.2e4, 1.4e5, 3.1e7])
+@torch.no_grad()
+def test_no_value_that_was_measured_overflows(value: float) -> None:
+    """Largest |V| of three programs' measurements, and the stream behind the second block."""
+    linear = nn.Linear(1536, 8)
+    linear.weight.copy_(linear.weight.abs())  # all of one sign: the largest sum there can be
+    x = torch.full((1, 2, 1536), value)
+    assert torch.isfinite(_loaded(linear)(x)).all()
+    assert float((_loaded(linear)(x) / linear(x) - 1).abs().max()) < 2e-3
+    query, key = torch.randn(2, 1, 6, 1, 64).unbind(0)
+    held = torch.full((1, 6, 1, 64), value)
+    assert float((fast.scaled_attention(query, key, held) / held - 1).abs().max()) < 2e-3
+    if value > 65_504:
+        assert not torch.isfinite(held.half()).any()
 
 
 def test_attention_with_values_beyond_float16() -> None:

@@ -77,7 +77,7 @@ def test_a_strip_needs_rows(autoencoder: Autoencoder) -> None:
         decode_in_strips(autoencoder, _latents(autoencoder, 4, 4), rows=1)
 
 
-def test_a_megapixel_takes_three_quarters_of_the_memory() -> None:
+def test_a_megapixel_takes_two_thirds_of_the_memory() -> None:
     vae = build_on_meta(LENS_VAE).bfloat16()
     assert isinstance(vae, Autoencoder)
 
@@ -87,5 +87,6 @@ def test_a_megapixel_takes_three_quarters_of_the_memory() -> None:
     whole = dry_run(lambda: vae.decode(latents()))
     strips = dry_run(lambda: decode_in_strips(vae, latents()))
     assert whole.flops == pytest.approx(10.4747e12, rel=1e-5)  # as counted by hand
-    assert strips.peak_bytes < 1.1 * 2**30
-    assert strips.peak_bytes < 0.75 * whole.peak_bytes
+    # 256 channels and 128, both of a whole megapixel, and a strip; never the second half's result.
+    assert strips.peak_bytes < 2**20 * (256 + 128) * 2 + 200 * 2**20
+    assert strips.peak_bytes < 0.65 * whole.peak_bytes

@@ -39,7 +39,7 @@ def plan(
     """Plan where the networks will be, and predict peak memory and seconds.
 
     Headers and settings are read, no weights. `petzval generate` with the same options follows the
-    same plan.
+    same plan. A device that is not on this machine can be planned for.
     """
     asked = {"size": size, "aspect": aspect, "base": base, "steps": steps, "guidance": guidance}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -53,6 +53,7 @@ def plan(
         print_json(as_json(placement))
         return
     _show(placement)
+    _show_whose_seconds(placement.device, given=speeds is not None)
 
 
 def _place(
@@ -90,6 +91,7 @@ def _place(
         budget=Budget.of(machine["memory"], machine["ram"]),
         storage=storage,
         speeds=None if known is None else from_mapping(Speeds, known, where=str(speeds)),
+        absent=True,
     )
     plan = make_plan(request, located.defaults)
     work = planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS)
@@ -129,6 +131,19 @@ def _show(placement: Placement) -> None:
         "each further picture of the same request"
     )
     print_line("picture is   " + ("the exact one" if placement.exact else "near the exact one"))
+
+
+def _show_whose_seconds(device: str, *, given: bool) -> None:
+    import torch
+
+    from petzval.inference.speeds import ABSENT
+    from petzval.kernels import backends
+
+    if not given and not backends.present(torch.device(device)):
+        print_line(
+            f"seconds      of a card that reaches {ABSENT['flops'] / 1e12:.0f} TFLOP/s, for "
+            f"{device} is not on this machine; --speeds gives another's"
+        )
 
 
 def _strategy(each: NetworkPlacement, placement: Placement) -> str:

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -96,9 +95,7 @@ def lacking(device: torch.device) -> str | None:
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++", "cl"]
     if not any(shutil.which(name) for name in names if name):
         return "there is no C++ compiler"
-    if device.type == "cuda" and find_spec("triton") is None:
-        return "triton is not installed"
-    return None
+    return backends.compiler_lacks(device) if device.type == "cuda" else None
 
 
 def eager_seconds(device: torch.device, config: MMDiTConfig, plan: GenerationPlan) -> float:

@@ -102,7 +102,15 @@ class LateDecoding:
             if not backends.is_out_of_memory(error):
                 raise
         backends.give_back(self._device)
-        return finish(strip_rows=DEFAULT_ROWS)
+        try:
+            return finish(strip_rows=DEFAULT_ROWS)
+        except (RuntimeError, MemoryError) as error:
+            if not backends.is_out_of_memory(error):
+                raise
+            raise PlacementError(
+                "memory ran out while a picture was decoded, in strips as well",
+                "draw a smaller --size, or free some memory",
+            ) from None
 
 
 class Decodings:
@@ -130,7 +138,14 @@ class Decodings:
                         "memory ran out since this step, and the networks have moved",
                         "ask for the preview of a later step",
                     )
-                return decode()
+                try:
+                    return decode()
+                except (RuntimeError, MemoryError) as error:
+                    if not backends.is_out_of_memory(error):
+                        raise
+                raise PlacementError(
+                    "memory ran out for a preview", "the picture itself goes on without it"
+                )
 
         return decoded
 

@@ -14,8 +14,12 @@ _DTYPES = {
 }
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, absent: bool = False) -> torch.device:
     """The device of that name; "auto" is the accelerator where there is one, else the CPU.
+
+    Args:
+        name: by torch's names.
+        absent: accept an accelerator that is not on this machine: something is planned for it.
 
     Raises:
         RequestError: unknown, or not on this machine.
@@ -28,6 +32,8 @@ def choose_device(name: str) -> torch.device:
         raise RequestError(
             f"unknown device {name[:40]!r}", "devices are auto, cpu, cuda, cuda:1 …, xpu, mps"
         ) from None
+    if absent and device.type in backends.ACCELERATORS:
+        return device
     if not backends.present(device):
         raise RequestError(
             f"device {name!r} is not on this machine", "`petzval doctor` shows what is; try cpu"

@@ -16,6 +16,7 @@ from petzval.inference.plan import GenerationPlan
 from petzval.inference.planning import Planning
 from petzval.inference.task import NamedLora, OfferedModel
 from petzval.inference.variants import locate
+from petzval.kernels import backends
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.lora import read_lora
 
@@ -112,7 +113,7 @@ class PipelineDrawer:
         if not self.overlap or pipeline.placement is not None:
             return  # an encoder that comes and goes would push out what is drawing
         self._ahead = threading.Thread(
-            target=pipeline.encode_prompts, args=(plan,), name="petzval-encode", daemon=True
+            target=_encode_ahead, args=(pipeline, plan), name="petzval-encode", daemon=True
         )
         self._ahead.start()
 
@@ -131,6 +132,15 @@ class PipelineDrawer:
             self._copies[key] = _with_loras(loaded, loras)
         self._copies.move_to_end(key)
         return self._copies[key]
+
+
+def _encode_ahead(pipeline: Pipeline, plan: GenerationPlan) -> None:
+    """Where memory runs out, words are encoded when their pictures are drawn, with room made."""
+    try:
+        pipeline.encode_prompts(plan)
+    except (RuntimeError, MemoryError) as error:
+        if not backends.is_out_of_memory(error):
+            raise
 
 
 class LoadedDrawer:

@@ -42,12 +42,14 @@ class Work:
         calls: of the denoiser in a branch.
         branches: 1 at guidance 1, else 2.
         text_tokens: of the longer prompt, suffix included.
+        texts: that are encoded; a blank negative prompt is none.
     """
 
     grid: tuple[int, int]
     calls: int
     branches: int
     text_tokens: int = DEFAULT_TEXT_TOKENS
+    texts: int = 1
 
 
 def dry_encoder(encoder: GptOssEncoder, tokens: int, dtype: torch.dtype) -> Tensor:

@@ -138,16 +138,16 @@ class Footprints:
                     strategy,
                 )
             )
-        decoded = packed_values(encoder) * self._work.branches
+        decoded = packed_values(encoder) * self._work.texts
         decoded *= 1 if streamed else 2
         on_cpu = strategy.device == "cpu"
         speed = self._speeds.cpu_flops if on_cpu else self._speeds.flops
         rate = self._speeds.cpu_decoded if on_cpu else self._speeds.decoded
-        scale = len(layers) / DRY_LAYERS * self._work.branches
+        scale = len(layers) / DRY_LAYERS * self._work.texts
         compute = run.flops * scale / speed + decoded / rate
         width = self._checkpoint.encoder_config.hidden_size
         features = len(encoder.selected_layers) * width * self._number.itemsize
-        kept = features * self._work.text_tokens * self._work.branches
+        kept = features * self._work.text_tokens * self._work.texts
         return self._placed(ENCODER, strategy, source, weights, run, kept, compute, passes=1)
 
     @cached_property
@@ -290,6 +290,7 @@ class Footprints:
             seconds = each + first_fold + compute
             moved = 0 if strategy.residence == "resident" else weights.moved
             further = compute + (0.0 if strategy.residence == "resident" else each)
+        other = further
         if network == ENCODER:
             moved, further = 0, 0.0  # the features of a request's prompts are kept
         return NetworkPlacement(
@@ -305,6 +306,7 @@ class Footprints:
             moved_bytes=moved,
             seconds=seconds,
             further_seconds=further,
+            other_seconds=other,
         )
 
 

@@ -296,9 +296,10 @@ class Pipeline:
     def _run(
         self, plan: GenerationPlan, batch_size: int, noise: Noise, leave_decoding: bool
     ) -> Generator[StepEvent]:
-        for images in self._words.batches(plan, batch_size):
+        shrink = partial(self._shrink, plan)
+        for images in retried(partial(self._words.batches, plan, batch_size), shrink):
             draw = partial(self._draw, plan, images, noise, leave_decoding)
-            yield from retried(draw, partial(self._shrink, plan))
+            yield from retried(draw, shrink)
 
     def _draw(
         self,

@@ -87,6 +87,7 @@ class NetworkPlacement:
         moved_bytes: read from the files for a further picture of the same request.
         seconds: for one picture, its weights read.
         further_seconds: for one more picture of the same request.
+        other_seconds: for one more picture of other words.
     """
 
     network: str
@@ -99,6 +100,7 @@ class NetworkPlacement:
     moved_bytes: int
     seconds: float
     further_seconds: float
+    other_seconds: float
 
     @property
     def peak_bytes(self) -> int:
@@ -158,6 +160,11 @@ class Placement:
     def further_seconds(self) -> float:
         """For each further picture of the same request."""
         return sum(each.further_seconds for each in self.networks)
+
+    @property
+    def other_seconds(self) -> float:
+        """For each further picture of other words: its prompt has to be encoded."""
+        return sum(each.other_seconds for each in self.networks)
 
     def __str__(self) -> str:
         return "; ".join(f"{each.network} {each.strategy}" for each in self.networks)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from petzval.inference.placement import Placement, StorageChoice
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planner import Budget, Planner
 from petzval.inference.recipe import UsedLora
-from petzval.inference.residency import Loras, Residency, unloaded_encoder
+from petzval.inference.residency import Loras, Residency, parameter_dtype, unloaded_encoder
 from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.inference.variants import Defaults, Located
 from petzval.kernels import backends
@@ -41,6 +41,9 @@ SPARE = 0.92
 
 _ROOM_FOR_WORK = 1.5
 """A checkpoint is not planned for where this many times its bytes are free on an accelerator."""
+
+_WIDENED = 2
+"""How many times its bytes a checkpoint may take in float32."""
 
 
 class MemoryWarning(UserWarning):
@@ -88,14 +91,18 @@ class Planning:
         live: bool = False,
         encodes: bool = True,
         speeds: Speeds | None = None,
+        absent: bool = False,
     ) -> Planning:
         """Open what was located for a device and a type by name; nothing is loaded but LoRAs.
+
+        Args:
+            absent: the device may be one that is not on this machine, to plan for and no more.
 
         Raises:
             RequestError: unknown device or dtype.
             CheckpointError: the files are missing, damaged or of another shape, also a LoRA's.
         """
-        place = choose_device(device)
+        place = choose_device(device, absent=absent)
         number = choose_dtype(dtype, place)
         checkpoint = open_checkpoint(located)
         config = checkpoint.denoiser_config
@@ -151,7 +158,7 @@ class Planning:
             PlacementError: nothing fits into the budget.
             CheckpointError: a tensor cannot be read any more.
         """
-        budget = self.budget or self._room()
+        budget = self.limits() if self.budget else self._room()
         plain = self.storage in ("exact", "auto") and self.dtype != torch.float16
         if plain and not budget:
             loaded = self._unless_memory_ends(self._load_everything)
@@ -164,7 +171,7 @@ class Planning:
             loaded = self._unless_memory_ends(partial(self.follow, placement))
             if loaded is not None:
                 return loaded
-            placement = planner.smaller(placement)
+            placement = planner.smaller(placement, budget)
 
     def _load_everything(self) -> Residency:
         checkpoint, device = self.checkpoint, self.device
@@ -180,7 +187,7 @@ class Planning:
         """What was loaded, or None with all of it given back."""
         try:
             return load()
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not backends.is_out_of_memory(error):
                 raise
         backends.give_back(self.device)
@@ -206,7 +213,7 @@ class Planning:
         """
         planner = self.planner(work)
         if than is not None:
-            return planner.smaller(than)
+            return planner.smaller(than, self.limits())
         return planner.choose(self.limits())
 
     def shrink(self, plan: GenerationPlan, than: Placement | None) -> Residency:
@@ -233,33 +240,53 @@ class Planning:
         return work if text_tokens is None else replace(work, text_tokens=text_tokens)
 
     def limits(self) -> Budget:
-        """The budget; where none is given, what is free on the device at present."""
-        free, whole = backends.memory_info(self.device)
-        if self.budget or not whole:
+        """The budget; what it leaves open is what is free at present, if that can be known."""
+        if not backends.present(self.device):
             return self.budget
-        held = backends.resident_bytes() if self.device.type == "cpu" else 0
-        return Budget(memory=int(SPARE * free) + held)
+        ram = _share_of_ram()
+        if self.device.type == "cpu":
+            return self.budget or Budget(memory=ram)
+        free, whole = backends.memory_info(self.device)
+        memory = int(SPARE * free) if whole else None
+        given = self.budget
+        return Budget(
+            memory=memory if given.memory is None else given.memory,
+            ram=ram if given.ram is None else given.ram,
+        )
 
     def _room(self) -> Budget:
-        """A budget of what is free, where an accelerator may not hold everything; else none."""
+        """A budget of what is free, where everything at once may not fit; else none.
+
+        A CPU's system ends a process that takes too much and raises nothing: there the question is
+        whether the weights fit in the type that they are computed in.
+        """
         free, whole = backends.memory_info(self.device)
         parts = (self.checkpoint.denoiser_source, self.checkpoint.encoder_source)
         needed = sum(total_bytes(source) for source in parts)
-        tight = self.device.type != "cpu" and whole > 0 and free < _ROOM_FOR_WORK * needed
-        return self.limits() if tight else Budget()
+        if self.device.type != "cpu":
+            needed *= _ROOM_FOR_WORK
+        elif parameter_dtype(self.dtype) == torch.float32:
+            needed *= _WIDENED
+        return self.limits() if whole > 0 and free < needed else Budget()
 
     def _files(self) -> tuple[Path, ...]:
         sources = (self.checkpoint.denoiser_source, self.checkpoint.encoder_source)
         return tuple(file for source in sources for file in source.files)
 
 
-def retried(draw: Callable[[], Iterator[T]], shrink: Callable[[], object]) -> Iterator[T]:
+def _share_of_ram() -> int | None:
+    """What this process may hold in all: what it holds, and most of what is free."""
+    free, whole = backends.memory_info(torch.device("cpu"))
+    return int(SPARE * free) + backends.resident_bytes() if whole else None
+
+
+def retried(draw: Callable[[], Iterable[T]], shrink: Callable[[], object]) -> Iterator[T]:
     """Draw; where memory runs out, under a smaller plan from the first step again."""
     while True:
         try:
             yield from draw()
             return
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not backends.is_out_of_memory(error):
                 raise
         # Out here the error and the tensors that its traceback held are gone.
@@ -269,6 +296,10 @@ def retried(draw: Callable[[], Iterator[T]], shrink: Callable[[], object]) -> It
 def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer) -> Work:
     """What the pictures of a plan ask of the networks; the longest prompt counts."""
     prompts = {text for image in plan.images for text in (image.prompt, image.negative_prompt)}
+    texts = max(
+        len({text for text in (image.prompt, image.negative_prompt) if text})
+        for image in plan.images
+    )
     lengths = [
         len(
             tokenizer.encode(
@@ -288,6 +319,7 @@ def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer) -> Work:
         calls=calls,
         branches=1 if plan.guidance == 1.0 else 2,
         text_tokens=max(lengths, default=1),
+        texts=max(texts, 1),
     )
 
 

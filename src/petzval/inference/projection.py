@@ -105,7 +105,8 @@ def fit(autoencoder: Autoencoder, *, seed: int = 0) -> LatentProjection:
         latents = autoencoder.encode(picture)
         rows.append(_neighbourhoods(latents.float()))
         targets.append(_small_pixels(autoencoder.decode(latents).float().clamp(-1, 1)))
-    x, y = torch.cat(rows).double().cpu(), torch.cat(targets).double().cpu()
+    # On the CPU first: MPS and many of Intel's cards have no float64.
+    x, y = torch.cat(rows).cpu().double(), torch.cat(targets).cpu().double()
     x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     normal = x.T @ x
     normal += _RIDGE * normal.diagonal().mean() * torch.eye(len(normal), dtype=normal.dtype)

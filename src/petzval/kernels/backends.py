@@ -7,10 +7,12 @@ stand here and in the rest of this room, and nowhere else in the package.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,7 +23,26 @@ Lack: TypeAlias = Literal["bfloat16", "float8", "complex numbers", "streams", "f
 """What a back end may lack; see `lacks`."""
 
 ACCELERATORS = ("cuda", "xpu", "mps")
+_OUT_OF_MEMORY = (
+    "out of memory",  # torch's allocators, CUDA's and HIP's runtimes
+    "can't allocate memory",  # the CPU's, on Linux and macOS
+    "cannot allocate",
+    "not enough memory",  # the CPU's, on Windows
+    "bad_alloc",
+    "bad allocation",
+    "alloc_failed",  # cuBLAS, cuDNN and cuSOLVER by their status
+    "allocation_failed",
+    "out_of_device_memory",  # Level Zero and Unified Runtime, which XPU stands on
+    "out_of_host_memory",
+    "out_of_resources",
+    "failed to allocate",  # Metal's buffers, which MPS stands on
+    "invalid buffer size",
+)
+"""What runtimes and libraries say, in lower case, where torch has no class of its own for it."""
+
+_BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT8_CAPABILITY = (8, 9)
+_COMPILER_CAPABILITY = (7, 0)
 
 
 def default_device() -> torch.device:
@@ -59,14 +80,16 @@ def backend_name(device: torch.device) -> str:
 
 
 def lacks(device: torch.device) -> dict[Lack, str]:
-    """What is chosen away on this device, each with what runs in its place."""
+    """What is chosen away on this device, each with what runs in its place.
+
+    Of two cards in one machine each has its own; one that is not here is taken for a recent one.
+    """
     lacking: dict[Lack, str] = {}
     if device.type == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
+        capability = cuda_capability(device)
+        if capability is not None and capability < _BFLOAT16_CAPABILITY:
             lacking["bfloat16"] = "float16 with scaled products"
-        if torch.version.hip is None and torch.cuda.get_device_capability(device) < (
-            _FLOAT8_CAPABILITY
-        ):
+        if capability is not None and capability < _FLOAT8_CAPABILITY:
             lacking["float8"] = "float8 weights are decoded before each product"
     elif device.type == "mps":
         if torch.backends.mps.is_available() and not torch.backends.mps.is_macos_or_newer(14, 0):
@@ -75,13 +98,31 @@ def lacks(device: torch.device) -> dict[Lack, str]:
         lacking["complex numbers"] = "rotations as plain products"
         lacking["streams"] = "layers are fetched when they are needed, not before"
     elif device.type == "xpu":
-        if not getattr(_module(device), "is_bf16_supported", lambda: True)():
+        if torch.xpu.is_available() and not torch.xpu.is_bf16_supported(including_emulation=False):
             lacking["bfloat16"] = "float16 with scaled products"
         lacking["float8"] = "float8 weights are decoded before each product"
     else:
         lacking["float8"] = "float8 weights are decoded before each product"
         lacking["streams"] = "the next layer's pages are read ahead by the system"
     return lacking
+
+
+def cuda_capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of NVIDIA's cards; None of others, and where there is none here."""
+    if device.type != "cuda" or torch.version.hip is not None or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return major, minor
+
+
+def compiler_lacks(device: torch.device) -> str | None:
+    """What torch's compiler misses to make kernels for a CUDA device; None where nothing."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    capability = cuda_capability(device)
+    if capability is not None and capability < _COMPILER_CAPABILITY:
+        return "torch's compiler needs compute capability 7.0"
+    return None
 
 
 def half_dtype(device: torch.device) -> torch.dtype:
@@ -96,7 +137,7 @@ def memory_info(device: torch.device) -> tuple[int, int]:
     with suppress(RuntimeError, AttributeError, NotImplementedError):
         free, whole = torch.accelerator.get_memory_info(device)
         return int(free), int(whole)
-    if device.type == "mps":
+    if device.type == "mps" and torch.backends.mps.is_available():
         whole = int(torch.mps.recommended_max_memory())
         return whole - int(torch.mps.driver_allocated_memory()), whole
     return 0, 0
@@ -122,6 +163,13 @@ def trim_heap() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Context in which a CUDA tensor's device is the current one, where Triton launches."""
+    if not x.is_cuda or x.get_device() == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)
 
 
 def side_stream(device: torch.device) -> Any:
@@ -161,10 +209,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whichever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):  # a mapping that the system has no room for
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "cannot allocate" in text
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def resident_bytes() -> int:
@@ -194,8 +242,37 @@ def _machine_memory() -> tuple[int, int]:
     if table.is_file():
         rows = (line.split() for line in table.read_text(encoding="ascii").splitlines())
         sizes = {words[0]: int(words[1]) * 1024 for words in rows if len(words) > 1}
-        return sizes.get("MemAvailable:", 0), sizes.get("MemTotal:", 0)
+        free, whole = sizes.get("MemAvailable:", 0), sizes.get("MemTotal:", 0)
+        limit, left = _container_memory()
+        return min(free, left), min(whole, limit)
     with suppress(ValueError, OSError, AttributeError):
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return whole, whole
     return 0, 0
+
+
+_NO_LIMIT = 1 << 62
+_CONTAINERS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+"""Control groups, version 2 and 1: folder, limit, usage, and the usage that is given up at need."""
+
+
+def _container_memory() -> tuple[int, int]:
+    """(limit, left) bytes of the container that this is, as the kernel ends processes by it."""
+    for folder, limit_file, usage_file, cached in _CONTAINERS:
+        with suppress(OSError, ValueError):
+            place = Path(folder)
+            limit = int((place / limit_file).read_text(encoding="ascii"))  # "max" is no number
+            usage = int((place / usage_file).read_text(encoding="ascii"))
+            for line in (place / "memory.stat").read_text(encoding="ascii").splitlines():
+                name, _, count = line.partition(" ")
+                usage -= int(count) if name == cached else 0
+            return limit, max(limit - usage, 0)
+    return _NO_LIMIT, _NO_LIMIT

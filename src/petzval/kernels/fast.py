@@ -178,10 +178,19 @@ def scaled_attention(
     What attention gives lies between the least and the largest value, so nothing overflows; query
     and key are normalised before.
     """
-    _, exponent = torch.frexp(value.abs().amax(dim=(1, 3), keepdim=True))
-    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
+    scale = power_of_two_above(value.abs().amax(dim=(1, 3), keepdim=True))
     out = attention(query.half(), key.half(), (value / scale).half(), key_mask)
     return out.float() * scale
+
+
+def power_of_two_above(largest: Tensor) -> Tensor:
+    """The least power of two above each float32 value, exact, up to 2^127; 1 for zero.
+
+    By the exponent's bits: MPS has no `frexp`, and powers are not exact on every device.
+    """
+    exponent = (largest.view(torch.int32) >> 23) & 255
+    scale = ((exponent + 1).clamp(max=254) << 23).view(torch.float32)
+    return torch.where(largest > 0, scale, torch.ones_like(scale))
 
 
 def _differentiable_attention(

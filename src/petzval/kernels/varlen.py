@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
+from petzval.kernels import backends
 from petzval.kernels.sequences import Sequences
 
 Way: TypeAlias = Literal["varlen_attn", "flex_attention", "one sample at a time"]
@@ -29,12 +30,17 @@ def choose(device: torch.device, dtype: torch.dtype) -> tuple[Way, str]:
     """The way that runs for values of this type on this device, and why."""
     if device.type != "cuda":
         return "one sample at a time", "the packed kernels cannot be trained through off CUDA"
+    missing = backends.compiler_lacks(device)
+    other: Way = "flex_attention" if missing is None else "one sample at a time"
+    reason = "" if missing is None else f", and {missing}"
     if dtype not in (torch.float16, torch.bfloat16):
-        return "flex_attention", f"flash attention has no {dtype}"
+        return other, f"flash attention has no {dtype}{reason}"
     if not _HAS_VARLEN:
-        return "flex_attention", "this build of torch has no varlen_attn"
+        return other, f"this build of torch has no varlen_attn{reason}"
+    if torch.version.hip is not None:
+        return other, f"varlen_attn was never tried on ROCm{reason}"
     if torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
-        return "flex_attention", "flash attention needs compute capability 8.0"
+        return other, f"flash attention needs compute capability 8.0{reason}"
     return "varlen_attn", "flash attention on samples of any length, without padding or mask"
 
 

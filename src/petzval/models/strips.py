@@ -104,12 +104,21 @@ def _convolved(
     add: Callable[[int, int], Tensor] | None = None,
     into: Tensor | None = None,
 ) -> Tensor:
-    """A 3 x 3 convolution of activated x, plus what `add` gives for rows (start, stop)."""
+    """A 3 x 3 convolution of activated x, plus what `add` gives for rows (start, stop).
+
+    Args:
+        into: where it is written; may be x itself.
+    """
     height, width = x.shape[-2:]
     if into is None:
         into = x.new_empty(x.shape[0], convolution.out_channels, height, width)
+    above: Tensor | None = None
     for start, stop in _strips(height, rows):
         strip = _with_halo(x, start, stop, entrance)
+        if into is x:  # the row above was overwritten: it is the last strip's
+            if above is not None:
+                strip[:, :, :1] = above
+            above = strip[:, :, -2:-1].clone()
         result = F.conv2d(strip, convolution.weight, convolution.bias, padding=(0, 1))
         into[:, :, start:stop] = result if add is None else add(start, stop) + result
     return into
@@ -124,7 +133,7 @@ def _resnet(block: ResnetBlock, x: Tensor, rows: int) -> Tensor:
         def projected(start: int, stop: int) -> Tensor:
             return shortcut(x[:, :, start:stop])
 
-        return _convolved(block.conv2, hidden, entrance, rows, projected)
+        return _convolved(block.conv2, hidden, entrance, rows, projected, into=hidden)
     # x is read at the rows that are written, and nowhere else: the sum takes its place.
     return _convolved(block.conv2, hidden, entrance, rows, lambda a, b: x[:, :, a:b], into=x)
 

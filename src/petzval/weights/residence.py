@@ -326,8 +326,9 @@ class _Fetched:
 
     def install(self) -> None:
         """Make the computing stream wait for them, and put them into their modules."""
-        if self.ready is not None:
-            stream = torch.accelerator.current_stream()
+        if self.ready is not None and self.weights:
+            # Of the weights' own device: "cuda:1" draws while the current one is the first.
+            stream = torch.accelerator.current_stream(self.weights[0].tensor.device)
             stream.wait_event(self.ready)
             for weight in self.weights:
                 weight.tensor.record_stream(stream)  # memory of the other stream, used on this one

@@ -1,0 +1,109 @@
+"""Plans for the published sizes, on cards that this machine need not have.
+
+Headers and holes stand for the files, so that what is held here is what `petzval plan` prints:
+sums that were counted by hand from the published shapes, and the targets of memory.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.random_checkpoint import write_random_checkpoint
+from petzval.errors import PlacementError
+from petzval.inference.dry_networks import Work
+from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
+from petzval.inference.planner import Budget, Planner
+from petzval.inference.speeds import Speeds
+from petzval.weights.checkpoint import Checkpoint
+
+GIBIBYTE = 2**30
+CUDA = torch.device("cuda")
+TURBO = Work(grid=(64, 64), calls=4, branches=1)
+SPEEDS = Speeds(flops=1e14, cpu_flops=2e11, decoded=3e10, cpu_decoded=3e8, read=2e9, sent=2e10)
+"""A card of 100 TFLOP/s on PCIe 4.0, a good disk, a desktop's CPU."""
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("hollow") / "full"
+    write_random_checkpoint(folder, hollow=True)
+    return Checkpoint.open(folder)
+
+
+@pytest.fixture(scope="module")
+def turbo(full_size: Checkpoint) -> Planner:
+    return _planner(full_size, TURBO)
+
+
+def _planner(checkpoint: Checkpoint, work: Work, dtype: torch.dtype = torch.bfloat16) -> Planner:
+    return Planner(checkpoint, CUDA, dtype, work, SPEEDS, baseline=400_000_000)
+
+
+def _residences(placement: Placement) -> list[str]:
+    return [f"{each.strategy.residence} on {each.strategy.device}" for each in placement.networks]
+
+
+def test_weights_are_those_counted_by_hand(turbo: Planner) -> None:
+    resident = turbo.choose(Budget())
+    assert _residences(resident) == ["resident on cuda"] * 3
+    denoiser = resident.of(DENOISER)
+    assert denoiser.weight_bytes == 8_208_450_304
+    folded = next(
+        each.of(DENOISER)
+        for each in turbo.placements
+        if each.of(DENOISER).strategy.folded and each.of(DENOISER).strategy.residence == "resident"
+    )
+    assert denoiser.weight_bytes - folded.weight_bytes == 2 * 1_359_839_232  # modulation
+    rows = (97 + TURBO.text_tokens) * 2**16  # pages of the table around each token
+    assert resident.of(ENCODER).weight_bytes == 11_444_725_248 + rows
+    parameters = 49_620_259 + 34_425_856
+    assert resident.of(AUTOENCODER).weight_bytes == 2 * parameters + 4 * 256 + 8
+    # 48 blocks of 2 x 6 widths and the last norm's two, in bfloat16, for each call
+    assert denoiser.kept_bytes == 4 * (48 * 12 + 2) * 1536 * 2
+    assert resident.of(ENCODER).kept_bytes == 4 * 2880 * TURBO.text_tokens * 2
+
+
+def test_the_targets_of_memory(turbo: Planner) -> None:
+    everything = turbo.choose(Budget(memory=17 * GIBIBYTE))
+    assert _residences(everything) == ["resident on cuda"] * 3
+    assert everything.exact
+    streamed = turbo.choose(Budget(memory=4 * GIBIBYTE))
+    assert streamed.exact
+    assert _residences(streamed)[:2] == ["streamed on cuda"] * 2
+    assert streamed.peak_bytes <= 2 * GIBIBYTE
+    assert streamed.ram_bytes <= 2 * GIBIBYTE
+
+
+@pytest.mark.parametrize(("side", "branches"), [(64, 1), (90, 2)])
+def test_a_larger_card_is_never_slower(full_size: Checkpoint, side: int, branches: int) -> None:
+    calls = 4 if branches == 1 else 20
+    planner = _planner(full_size, Work(grid=(side, side), calls=calls, branches=branches))
+    plans = [
+        planner.choose(Budget(memory=gigabytes * 10**9)) for gigabytes in (4, 6, 8, 12, 16, 24)
+    ]
+    for smaller, larger in zip(plans, plans[1:], strict=False):
+        assert larger.other_seconds <= 1.02 * smaller.other_seconds
+    for plan in plans:
+        # A minute of the CPU's decoding is never taken for a second of the card's.
+        assert plan.of(ENCODER).strategy.device == "cuda"
+        assert plan.exact
+    assert _residences(plans[-1]) == ["resident on cuda"] * 3
+
+
+def test_a_card_without_bfloat16_is_planned_for_too(full_size: Checkpoint) -> None:
+    planner = _planner(full_size, TURBO, torch.float16)
+    plan = planner.choose(Budget(memory=6 * 10**9))
+    assert plan.exact
+    # The decoder is in float32 there: twice the bytes of bfloat16's.
+    assert plan.of(AUTOENCODER).weight_bytes > 4 * 84_000_000
+    with pytest.raises(PlacementError, match="no plan for 1024x1024 fits in 1 GB"):
+        planner.choose(Budget(memory=10**9))
+
+
+def test_a_blank_negative_prompt_costs_the_encoder_nothing(full_size: Checkpoint) -> None:
+    one = Work(grid=(4, 4), calls=2, branches=2)
+    two = Work(grid=(4, 4), calls=2, branches=2, texts=2)
+    encoders = [_planner(full_size, work).choose(Budget()).of(ENCODER) for work in (one, two)]
+    assert encoders[1].kept_bytes == 2 * encoders[0].kept_bytes
+    assert encoders[1].other_seconds == pytest.approx(2 * encoders[0].other_seconds)
