@@ -203,6 +203,7 @@ def compile_for(
         return choice, lambda: None
     cache.use()
     compile_networks(networks.denoiser, networks.autoencoder)
+    pipeline.graphs.clear()
     return choice, lambda: cache.note(key)
 
 

@@ -10,7 +10,7 @@ import ctypes
 import gc
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -144,6 +144,13 @@ def record_event(stream: Any) -> Any:
 def current_stream() -> Any:
     """The CUDA stream on which work is queued now."""
     return torch.cuda.current_stream()
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Context in which a tensor's device is the current one, as launches by hand need it."""
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.get_device())
 
 
 def accelerator_random_state() -> Tensor | None:

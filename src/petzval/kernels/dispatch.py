@@ -17,6 +17,7 @@ from torch import Tensor
 
 from petzval.kernels import backends, fast, fused, varlen
 from petzval.kernels import reference as slow
+from petzval.kernels.cuda_graph import graphs_ready
 from petzval.kernels.quantise import decode_rows
 from petzval.kernels.sequences import FusedStream, Sequences
 
@@ -60,13 +61,16 @@ def portable() -> Generator[None, None, None]:
         _only_portable.reset(token)
 
 
+def is_free() -> bool:
+    """Whether all fast paths may run here: outside of `reference` and `portable` blocks."""
+    return not (_use_reference.get() or _only_portable.get())
+
+
 def _in_triton(x: Tensor) -> bool:
     """Whether Triton's kernels take this: on CUDA, uncompiled, and nobody wants a gradient."""
     if torch.compiler.is_compiling() or not x.is_cuda or torch.is_grad_enabled():
         return False
-    if _use_reference.get() or _only_portable.get():
-        return False
-    return fused.triton_ready(x.device, x.dtype)[0]
+    return is_free() and fused.triton_ready(x.device, x.dtype)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +86,7 @@ def describe(device: torch.device) -> list[KernelChoice]:
     """The kernels that this device would use, with the reason for each."""
     scaled = backends.half_dtype(device) == torch.float16
     has_complex = fast.has_complex(device)
+    graphs, graphs_reason = graphs_ready(device)
     packed, packed_reason = varlen.choose(device, torch.bfloat16)
     triton, triton_reason = fused.triton_ready(device, torch.bfloat16)
     experts, experts_reason = fused.experts_ready(device, backends.half_dtype(device))
@@ -127,6 +132,11 @@ def describe(device: torch.device) -> list[KernelChoice]:
             reason="no bfloat16 here, and float16 alone overflows" if scaled else "bfloat16 holds",
         ),
         KernelChoice(operation="packed attention", kernel=packed, reason=packed_reason),
+        KernelChoice(
+            operation="launches",
+            kernel="CUDA graphs" if graphs else "one by one",
+            reason=graphs_reason,
+        ),
         KernelChoice(
             operation="attention with sinks",
             kernel="scaled_dot_product_attention",
