@@ -19,7 +19,7 @@ from petzval.inference.compile import lacking, lay_channels
 from petzval.inference.denoise import branch, guided
 from petzval.inference.graphs import MAX_TOKENS, GraphedDenoiser
 from petzval.kernels import dispatch, fused
-from petzval.models.compiled import compiled, replace_forward
+from petzval.models.compiled import compiled, compiled_block, replace_forward
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT
 from petzval.models.quantised import BLOCK_LINEARS, quantised
@@ -188,7 +188,9 @@ class Studio:
         lay_channels(autoencoder, torch.channels_last)
         for part in parts:
             if part not in self._forwards:
-                self._forwards[part] = compiled(part.forward, dynamic=False)
+                is_block = part is not autoencoder.decoder
+                forward = compiled_block(part) if is_block else compiled(part.forward)
+                self._forwards[part] = forward
             replace_forward(part, self._forwards[part])
         try:
             yield

@@ -25,6 +25,9 @@ _use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=F
 _plain_attention: ContextVar[bool] = ContextVar("petzval_plain_attention", default=False)
 _only_portable: ContextVar[bool] = ContextVar("petzval_only_portable", default=False)
 
+ANSWERS_OF_A_DEVICE = (fused.float8_ready, varlen.choose)
+"""Functions that compiled code asks, and that give one answer for a device and a type."""
+
 
 def _in_reference() -> bool:
     """Inside a `reference` block; never in a compiled graph, which cannot read the variable."""
@@ -240,7 +243,7 @@ def float8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) 
     Elsewhere the weight is decoded and the product is that of x's type, so that only the weight
     has been rounded.
     """
-    if x.is_cuda and not _in_reference() and fused.float8_ready(x.device, x.dtype)[0]:
+    if not _in_reference() and fused.float8_ready(x.device, x.dtype)[0]:
         rows = x.flatten(0, -2)
         if _in_triton(x):
             from petzval.kernels.triton import launch
