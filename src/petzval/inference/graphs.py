@@ -64,6 +64,9 @@ class GraphCache:
         patience: calls of a set of shapes before it is recorded.
         capture: records a call.
 
+    Attributes:
+        failure: why nothing is recorded any more; None while all is well.
+
     Raises:
         ValueError: a capacity below 1.
     """
@@ -84,7 +87,7 @@ class GraphCache:
         self._capture = capture
         self._graphs: OrderedDict[tuple[object, ...], Graph] = OrderedDict()
         self._calls: OrderedDict[tuple[object, ...], int] = OrderedDict()
-        self._failed = False
+        self.failure: str | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         key = tuple((tuple(x.shape), x.dtype, x.device) for x in inputs)
@@ -102,7 +105,7 @@ class GraphCache:
             self._graphs.popitem()[1].release()
 
     def _is_due(self, key: tuple[object, ...]) -> bool:
-        if self._failed:
+        if self.failure is not None:
             return False
         seen = self._calls.pop(key, 0)
         self._calls[key] = seen + 1
@@ -117,10 +120,9 @@ class GraphCache:
         try:
             self._graphs[key] = self._capture(self._function, inputs)
         except RuntimeError as error:  # memory that ran out is one, too
-            self._failed = True
+            self.failure = (str(error).strip().splitlines() or [""])[0][:200]
             self.clear()
-            reason = (str(error).strip().splitlines() or [""])[0][:200]
-            warnings.warn(f"CUDA graphs are left out from here on: {reason}", stacklevel=2)
+            warnings.warn(f"CUDA graphs are left out from here on: {self.failure}", stacklevel=2)
             return False
         return True
 
