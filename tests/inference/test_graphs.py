@@ -176,6 +176,7 @@ def test_cuda_graphs_of_two_sizes_in_a_cache_of_one(golden_checkpoint: str) -> N
     plain = [drawer.generate("a red fox", **options)[0] for options in asked]
     drawer.graphs = GraphedDenoiser(drawer.denoiser, capacity=1, patience=0)
     recorded = [drawer.generate("a red fox", **options)[0] for options in asked]
+    assert drawer.graphs.graphs.failure is None
     assert len(drawer.graphs.graphs) == 1
     for ours, theirs in zip(recorded, plain, strict=True):
         assert np.abs(ours.pixels.astype(int) - theirs.pixels.astype(int)).max() <= 1

@@ -185,21 +185,36 @@ def compile_for(
     Raises:
         RequestError: it was asked for, and this machine cannot compile.
     """
-    missing = lacking(pipeline.device)
-    if asked and missing is not None:
-        raise RequestError(f"cannot compile here: {missing}", "leave --compile out")
+    if asked:
+        _check_compiler(pipeline.device)
     cache = cache or CompileCache()
-    networks, device = pipeline.networks, pipeline.device
-    config = networks.denoiser.config
+    config, device = pipeline.networks.denoiser.config, pipeline.device
     key = cache_key(device, pipeline.dtype, config, plan)
     how: Asked = "auto" if asked is None else "on" if asked else "off"
     choice = choose_compiling(how, device, config, plan, is_kept=cache.has(key))
     if not choice.compile:
         return choice, lambda: None
-    cache.use()
+    compile_pipeline(pipeline, cache)
+    return choice, lambda: cache.note(key)
+
+
+def compile_pipeline(pipeline: Pipeline, cache: CompileCache | None = None) -> None:
+    """Compile a pipeline's networks, for whatever it will draw.
+
+    Raises:
+        RequestError: this machine cannot compile.
+    """
+    _check_compiler(pipeline.device)
+    (cache or CompileCache()).use()
+    networks = pipeline.networks
     compile_networks(networks.denoiser, networks.autoencoder)
     pipeline.graphs.clear()
-    return choice, lambda: cache.note(key)
+
+
+def _check_compiler(device: torch.device) -> None:
+    missing = lacking(device)
+    if missing is not None:
+        raise RequestError(f"cannot compile here: {missing}", "leave --compile out")
 
 
 def cache_key(
