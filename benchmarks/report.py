@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from petzval.bench.table import table
+from petzval.bench.table import fastest, table
 
 CAVEATS = """\
 # Benchmark report
@@ -70,7 +70,7 @@ def summary_table(results: Path) -> str:
 
 def _waterfall_line(row: dict[str, Any]) -> str:
     """The fastest exact way against the original's."""
-    best = [way for way in row["ways"] if way["exact"]][-1]
+    best = fastest(row["ways"])
     share = f"{100 * row['share_of_floor']:.0f} % of the floor"
     label = f"{row['title']} ({row['device']}{', extrapolated' if row['extrapolated'] else ''})"
     return f"| {label} | {_seconds(best['total_ms'] / 1000)} | {best['ratio']:.2f} x | {share} |"

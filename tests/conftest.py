@@ -47,6 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "compile": None if compile_only else "compiles: run `make test-compile`",
     }
     for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            # Compilers and drivers warn of their own affairs, of each card and release others.
+            item.add_marker(pytest.mark.filterwarnings("default"), append=False)
         for marker, reason in absent.items():
             if reason is not None and item.get_closest_marker(marker) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))

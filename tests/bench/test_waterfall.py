@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import waterfall as waterfalls
 from benchmarks.report import summary_table, write
-from benchmarks.waterfall import command_of
+from benchmarks.waterfall import command_of, in_haste
 from petzval.bench import setting as settings
 from petzval.bench import waterfall as measuring
 from petzval.bench.ceilings import Ceilings
 from petzval.bench.floor import denoiser_share, encoder_share, stage_costs
-from petzval.bench.networks import make_scene
+from petzval.bench.networks import Scene, make_scene
 from petzval.bench.setting import SIZES, Setting, Sizes, usual_settings
-from petzval.bench.table import table
-from petzval.bench.ways import Studio, ladder
+from petzval.bench.table import fastest, table
+from petzval.bench.ways import Studio, Way, ladder
 from petzval.errors import RequestError
 from petzval.models.quantised import QuantisedLinear
 
@@ -111,6 +114,81 @@ def test_a_row_holds_every_way_and_its_table_says_so(tiny: Setting, tmp_path: Pa
     assert "(cpu, extrapolated)" in summary_table(tmp_path)
 
 
+def test_a_way_that_fails_takes_no_other_with_it(
+    tiny: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of nine ways on a card that nobody tried, one will; and those after it do without it."""
+    sixth = "+ a kernel that this card has not"
+    drawn: list[Way] = []
+
+    def longer(scene: Scene, *, compile: bool) -> list[Way]:
+        ways = ladder(scene, compile=compile)
+        broken = dataclasses.replace(ways[-1], name=sixth, graphs=True)
+        last = dataclasses.replace(broken, name="+ float8", float8=True, exact=False)
+        return [*ways, broken, last]
+
+    def drawing(studio: Studio, way: Way, features: list[torch.Tensor]) -> torch.Tensor:
+        drawn.append(way)
+        if way.graphs:
+            raise RuntimeError("no kernel image\nis available")
+        return denoise(studio, way, features)
+
+    denoise = Studio.denoise
+    monkeypatch.setattr(measuring, "ladder", longer)
+    monkeypatch.setattr(Studio, "denoise", drawing)
+    row = measuring.waterfall(tiny, CPU)
+    assert row["failed"] == {sixth: "RuntimeError: no kernel image"}
+    assert [way["name"] for way in row["ways"]][-1] == "+ float8"
+    assert drawn[-1].float8
+    assert not drawn[-1].graphs
+    assert f"Not measured: {sixth}: RuntimeError: no kernel image." in table(row)
+    assert fastest(row["ways"])["exact"]
+
+
+def test_the_fastest_exact_way_need_not_be_the_last() -> None:
+    ways = [
+        {"name": name, "exact": exact, "total_ms": total}
+        for name, exact, total in (("a", True, 9.0), ("b", True, 5.0), ("c", True, 7.0))
+    ]
+    assert fastest(ways)["name"] == "b"
+    assert fastest([*ways, {"name": "d", "exact": False, "total_ms": 1.0}])["name"] == "b"
+    assert fastest([{"name": "d", "exact": False, "total_ms": 1.0}])["name"] == "d"
+
+
+def test_a_row_ends_in_time_with_every_way_that_was_begun(tiny: Setting) -> None:
+    row = measuring.waterfall(dataclasses.replace(tiny, rounds=50), CPU, seconds=0.0)
+    assert row["rounds"] == 1
+    assert [way["name"] for way in row["ways"]] == ["the original's way"]
+    assert set(row["failed"].values()) == {"no time was left"}
+    assert len(row["failed"]) == 4
+
+
+def test_a_part_of_the_steps_is_extrapolated_and_labelled(tiny: Setting) -> None:
+    part = dataclasses.replace(tiny, steps=20, steps_measured=2, rounds=1)
+    assert part.name.endswith("-2-measured")
+    assert "2 steps measured" in part.title
+    row = measuring.waterfall(part, CPU)
+    assert row["extrapolated"] == {"denoise": 10.0}
+
+
+def test_all_rows_together_keep_to_their_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that hangs or crashes is given up, and the others are told of."""
+    monkeypatch.setattr(waterfalls, "_LEAST_SECONDS", 0.2)
+    hangs = [sys.executable, "-c", "import time; time.sleep(60)"]
+    crashes = [sys.executable, "-c", "raise SystemExit(3)"]
+    commands = iter([crashes, hangs])
+    monkeypatch.setattr(waterfalls, "command_of", lambda *_: next(commands))
+    begun = time.monotonic()
+    assert waterfalls.main(["--device", "cpu", "--seconds", "1.5", "--dry-run"]) == 5
+    assert time.monotonic() - begun < 20
+    told = capsys.readouterr().err
+    assert "exit code 3" in told
+    assert "the time was up" in told
+    assert told.count("no time was left") == 3
+
+
 def test_float8_and_compiled_ways_leave_the_networks_as_they_were(tiny: Setting) -> None:
     studio = Studio(make_scene(tiny, CPU))
     plain = ladder(studio.scene, compile=False)[-1]
@@ -132,6 +210,7 @@ def test_float8_and_compiled_ways_leave_the_networks_as_they_were(tiny: Setting)
         ({"height": 100}, "16-pixel grid"),
         ({"steps": 0}, "at least 1"),
         ({"batch": 0}, "at least 1"),
+        ({"steps_measured": 5}, "5 of 4 steps"),
         ({"blocks": 7}, "mini has 6 blocks"),
         ({"encoder_layers": -1}, "4 encoder layers"),
         ({"dtype": "float16"}, "float16"),
@@ -155,6 +234,7 @@ def test_the_rows_of_a_cpu_and_of_a_gpu() -> None:
         for batch in (1, 8)
     }
     assert not any(row.blocks or row.encoder_layers for row in gpu)
+    assert [in_haste(row).steps_measured for row in gpu] == [0, 0, 0, 4] * 2
     words = command_of(gpu[0], "cuda", rounds=2, compile=True)
     assert words[1:5] == ["-m", "petzval", "bench", "--json"]
     assert words[words.index("--rounds") + 1] == "2"
@@ -167,5 +247,8 @@ def test_every_way_of_a_gpu_draws_the_same_picture() -> None:
     row = measuring.waterfall(
         Setting(height=256, width=256, dtype="bfloat16", rounds=1), torch.device("cuda")
     )
+    assert row["failed"] == {}
+    names = [way["name"] for way in row["ways"]]
+    assert {"+ Triton's kernels", "+ CUDA graphs"} <= set(names)
     for way in row["ways"]:
         assert way["error"] < (0.05 if way["exact"] else 0.2), way["name"]

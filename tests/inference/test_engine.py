@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from petzval.errors import NumericsError, QueueFullError, RequestError
+from petzval.inference import drawer as drawers
 from petzval.inference.delivery import partial_steps
 from petzval.inference.drawer import LoadedDrawer, PipelineDrawer
 from petzval.inference.engine import Engine
@@ -230,6 +231,25 @@ def test_the_engine_draws_what_the_pipeline_draws(
         for a, b in zip(images, expected, strict=True)
     )
     assert set(images[0].seconds) == {"encode", "denoise", "decode"}
+
+
+def test_compiled_networks_are_warmed_up_before_the_first_caller(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU only they: nothing else there is slower at first."""
+    compiled: list[Pipeline] = []
+    drawn: list[tuple[Pipeline, int]] = []
+    monkeypatch.setattr(drawers, "compile_pipeline", compiled.append)
+
+    def generate(pipeline: Pipeline, request: str, **options: Any) -> None:
+        drawn.append((pipeline, options["steps"]))
+
+    monkeypatch.setattr(Pipeline, "generate", generate)
+    PipelineDrawer([golden_checkpoint], device="cpu", dtype="float32").warm_up()
+    assert compiled == drawn == []
+    PipelineDrawer([golden_checkpoint], device="cpu", dtype="float32", compile=True).warm_up()
+    assert [(pipeline, 1) for pipeline in compiled] == drawn
+    assert len(drawn) == 1
 
 
 def test_a_task_may_be_run_in_ones_own_thread() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import petzval
 from petzval.errors import CheckpointError, RequestError
+from petzval.inference.graphs import Function, GraphedDenoiser
 from petzval.inference.loras import LoraChoice, choose_loras, parse_lora, recorded_loras
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.recipe import Recipe, UsedLora
@@ -219,6 +222,19 @@ def test_a_recipe_may_not_name_a_path(recipe: Recipe, tmp_path: Path, name: str)
         recorded_loras(forged, tmp_path / "fox.png")
 
 
+class Recording:
+    """In place of a CUDA graph."""
+
+    def __init__(self, function: Function, inputs: Sequence[Tensor]) -> None:
+        self._function = function
+
+    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self._function(*inputs)
+
+    def release(self) -> None:
+        pass
+
+
 def test_live_loras_draw_what_merged_ones_do_and_change_between_pictures(
     golden_checkpoint: Path, styles: tuple[Path, Path]
 ) -> None:
@@ -246,6 +262,12 @@ def test_live_loras_draw_what_merged_ones_do_and_change_between_pictures(
     with pytest.raises(RequestError, match="merged into the weights") as caught:
         merged.set_lora_weights(1.0)
     assert "live_lora=True" in caught.value.hint
+    live.graphs = GraphedDenoiser(live.denoiser, patience=0, capture=Recording)
+    pixels(live)
+    assert len(live.graphs.graphs) == 1
+    live.set_lora_weights(0.5)
+    assert len(live.graphs.graphs) == 0  # a recording knows the strength as a number
+    assert (pixels(live)[0] == got).all()
     live.fold("a fox", **asked)
     with pytest.raises(RequestError, match="folded"):
         live.set_lora_weights(1.0)

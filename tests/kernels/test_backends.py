@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from contextlib import nullcontext
+from inspect import unwrap as unchecked
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,28 @@ def test_old_cards_and_rocm_run_packed_samples_without_what_they_lack(
 )
 def test_which_errors_say_that_memory_ran_out(error: BaseException, expected: bool) -> None:
     assert backends.is_out_of_memory(error) is expected
+
+
+def test_launches_by_hand_go_to_the_device_of_their_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Elsewhere:
+        is_cuda = True
+
+        def get_device(self) -> int:
+            return 1
+
+    asked: list[int] = []
+
+    def device(index: int) -> nullcontext[None]:
+        asked.append(index)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    for current in (1, 0):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
+        with unchecked(backends.on_device_of)(Elsewhere()):
+            pass
+    with backends.on_device_of(torch.ones(1)):
+        pass
+    assert asked == [1]

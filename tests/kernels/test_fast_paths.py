@@ -243,6 +243,15 @@ def test_upsample_convolution_as_four_small_ones() -> None:
     )
 
 
+def test_a_doubled_picture_keeps_its_channels_last() -> None:
+    x, weight, bias = draw(2, 4, 5, 7), draw(6, 4, 3, 3, seed=1), draw(6, seed=2)
+    last = (x.to(memory_format=torch.channels_last), weight, bias)
+    got = fast.upsample_convolution(*last)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert fast.upsample_convolution(x, weight, bias).is_contiguous()
+    assert_close(got, reference.upsample_convolution(x, weight, bias))
+
+
 def test_mxfp4_reads_the_low_nibble_first() -> None:
     blocks = torch.full((1, 1, 16), 0x71, dtype=torch.uint8)  # 0.5 then 6
     got = decode_mxfp4(blocks, torch.tensor([[128]], dtype=torch.uint8), torch.float32)

@@ -26,13 +26,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _run(what: str, tmp_path: Path, **environment: str) -> dict[str, float]:
+CHECKED = """
+import runpy, sys
+from jaxtyping import install_import_hook
+with install_import_hook("petzval.kernels", "beartype.beartype"):
+    runpy.run_path(sys.argv[2], run_name="__main__")
+"""
+"""Runs the program as pytest runs this package: with checks of shapes around every function."""
+
+
+def _run(
+    what: str, tmp_path: Path, *, checked: bool = False, **environment: str
+) -> dict[str, float]:
     settings = os.environ | {
         "PYTHONPATH": str(REPOSITORY / "src"),
         "TRITON_CACHE_DIR": str(tmp_path),
         **environment,
     }
     command = [sys.executable, str(PROGRAM), what]
+    if checked:
+        command = [sys.executable, "-c", CHECKED, what, str(PROGRAM)]
     run = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -52,6 +65,15 @@ def test_every_kernel_compiles_for_the_cards_it_is_meant_for(tmp_path: Path) -> 
     code = _run("compile", tmp_path)
     assert len(code) == 6 * 4 - 1
     assert all(size > 0 for size in code.values())
+
+
+@pytest.mark.parametrize(("what", "interpret"), [("compile", "0"), ("cpu", "1")])
+def test_checks_of_shapes_do_not_keep_triton_from_its_sources(
+    what: str, interpret: str, tmp_path: Path
+) -> None:
+    """Else all tests on a GPU would run without these kernels, and the trial would say why."""
+    found = _run(what, tmp_path, checked=True, TRITON_INTERPRET=interpret)
+    assert len(found) >= 6 * 4 - 1
 
 
 @pytest.mark.gpu

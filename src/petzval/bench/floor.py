@@ -62,11 +62,12 @@ def stage_costs(setting: Setting) -> dict[str, Cost]:
 
 
 def denoiser_share(setting: Setting) -> float:
-    """How many times the work of the blocks that are built the whole denoiser does."""
+    """How many times the work of the blocks and steps that are measured the whole picture does."""
     height, width = setting.grid
     tokens = ([height * width], [setting.text_tokens])
     whole = forward_flops(setting.whole.denoiser, *tokens)
-    return whole / forward_flops(setting.built().denoiser, *tokens)
+    built = forward_flops(setting.built().denoiser, *tokens)
+    return whole / built * setting.steps / setting.calls
 
 
 def encoder_share(setting: Setting) -> float:

@@ -46,6 +46,8 @@ class Setting:
         model: mini or lens, for the sizes.
         height, width: in pixels, multiples of 16.
         steps, guidance: of the sampler, Euler.
+        steps_measured: the first so many of them; 0 measures all. Fewer are extrapolated, and
+            labelled.
         batch: pictures that run together.
         text_tokens: of each prompt, behind the template's 97.
         blocks: of the denoiser that are built; 0 builds all. Fewer are extrapolated, and labelled.
@@ -68,6 +70,7 @@ class Setting:
     encoder_layers: int = 0
     dtype: str = "float32"
     rounds: int = 3
+    steps_measured: int = 0
 
     def __post_init__(self) -> None:
         if self.model not in SIZES:
@@ -80,6 +83,8 @@ class Setting:
             )
         if min(self.steps, self.batch, self.text_tokens, self.rounds) < 1:
             raise RequestError("steps, batch, text tokens and rounds are at least 1")
+        if not 0 <= self.steps_measured <= self.steps:
+            raise RequestError(f"{self.steps_measured} of {self.steps} steps cannot be measured")
         if self.guidance < 0:
             raise RequestError(f"guidance {self.guidance} must not be negative")
         if self.dtype not in ("float32", "bfloat16"):
@@ -112,7 +117,13 @@ class Setting:
         kind = "turbo" if self.guidance == 1.0 else "guided"
         parts = [self.model, f"{self.width}x{self.height}", f"{kind}-{self.steps}"]
         parts.append(f"batch-{self.batch}")
-        return "-".join(parts + ([f"{self.blocks}-blocks"] if self.blocks else []))
+        parts += [f"{self.blocks}-blocks"] if self.blocks else []
+        return "-".join(parts + ([f"{self.calls}-measured"] if self.calls < self.steps else []))
+
+    @property
+    def calls(self) -> int:
+        """Steps that are measured."""
+        return self.steps_measured or self.steps
 
     @property
     def title(self) -> str:
@@ -120,6 +131,7 @@ class Setting:
         guidance = "without guidance" if self.guidance == 1.0 else f"guidance {self.guidance:g}"
         pictures = "a picture" if self.batch == 1 else f"{self.batch} pictures"
         part = f", {self.blocks} blocks measured" if self.blocks else ""
+        part += f", {self.calls} steps measured" if self.calls < self.steps else ""
         return (
             f"{pictures} of {self.width} x {self.height}, {self.steps} steps, {guidance}, "
             f"{self.model}'s size{part}"

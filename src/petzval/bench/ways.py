@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ from petzval.inference.compile import lacking, lay_channels
 from petzval.inference.denoise import branch, guided
 from petzval.inference.graphs import MAX_TOKENS, GraphedDenoiser
 from petzval.kernels import dispatch, fused
-from petzval.models.compiled import compiled, replace_forward
+from petzval.models.compiled import compiled, compiled_block, replace_forward
 from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT
 from petzval.models.quantised import BLOCK_LINEARS, quantised
@@ -93,6 +93,18 @@ def ladder(scene: Scene, *, compile: bool) -> list[Way]:
     return ways
 
 
+def without(ways: Sequence[Way], failed: Way, before: Way) -> list[Way]:
+    """Ways that come after one that failed, without what was new in it."""
+    kept = ("name", "exact")
+    names = [field.name for field in fields(Way) if field.name not in kept]
+    new = {
+        name: getattr(before, name)
+        for name in names
+        if getattr(failed, name) != getattr(before, name)
+    }
+    return [replace(way, **new) for way in ways]
+
+
 class Studio:
     """Makes the pictures of a scene in any way; what a way needs is built once and kept."""
 
@@ -103,7 +115,8 @@ class Studio:
         self._float8: dict[tuple[nn.Module, str], nn.Module] = {}
         number = scene.setting.steps
         height, width = scene.setting.grid
-        self.sigmas = sigmas(number, empirical_mu(height * width, number))
+        schedule = sigmas(number, empirical_mu(height * width, number))
+        self.sigmas = schedule[: scene.setting.calls + 1]
 
     @torch.no_grad()
     def encode(self, way: Way) -> list[Tensor]:
@@ -136,7 +149,11 @@ class Studio:
                 if guidance == 1.0
                 else guided(conditional, self._branch(way, []), guidance)
             )
-            return list(sample(velocity, scene.noise, self.sigmas))[-1].tokens
+            tokens = list(sample(velocity, scene.noise, self.sigmas))[-1].tokens
+        graphs = self._graphs(way)
+        if graphs is not None and graphs.graphs.failure is not None:
+            raise RuntimeError(graphs.graphs.failure)  # else the row would show something else
+        return tokens
 
     @torch.no_grad()
     def decode(self, way: Way, tokens: Tensor) -> Tensor:
@@ -163,7 +180,7 @@ class Studio:
         if not way.graphs:
             return None
         if way not in self._graphed:
-            self._graphed[way] = GraphedDenoiser(self.scene.denoiser)
+            self._graphed[way] = GraphedDenoiser(self.scene.denoiser, patience=0)
         return self._graphed[way]
 
     @contextmanager
@@ -188,7 +205,9 @@ class Studio:
         lay_channels(autoencoder, torch.channels_last)
         for part in parts:
             if part not in self._forwards:
-                self._forwards[part] = compiled(part.forward, dynamic=False)
+                is_block = part is not autoencoder.decoder
+                forward = compiled_block(part) if is_block else compiled(part.forward)
+                self._forwards[part] = forward
             replace_forward(part, self._forwards[part])
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,17 @@ def bench(
     encoder_layers: Annotated[
         int, typer.Option(help="Build only so many encoder layers, and extrapolate; 0 is all.")
     ] = 0,
+    steps_measured: Annotated[
+        int, typer.Option(help="Draw only so many steps, and extrapolate; 0 is all.")
+    ] = 0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Begin no further round or way of a row after so long. [default: no limit]",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Runs of each way after its warm-up.")] = 3,
     compile: Annotated[
         bool, typer.Option("--compile", help="Measure compiled networks, too: takes minutes.")
@@ -79,10 +91,11 @@ def bench(
                 encoder_layers=encoder_layers,
                 dtype=str(number).removeprefix("torch."),
                 rounds=rounds,
+                steps_measured=steps_measured,
             )
         ]
     for setting in settings:
-        row = _measured(setting, place, compile=compile)
+        row = _measured(setting, place, compile=compile, seconds=seconds)
         if out is not None:
             _append(out, row)
         if json:
@@ -91,7 +104,9 @@ def bench(
             print_line(table(row))
 
 
-def _measured(setting: Setting, device: torch.device, *, compile: bool) -> dict[str, Any]:
+def _measured(
+    setting: Setting, device: torch.device, *, compile: bool, seconds: float | None
+) -> dict[str, Any]:
     """One row, with progress on stderr."""
     from rich.text import Text
 
@@ -100,7 +115,11 @@ def _measured(setting: Setting, device: torch.device, *, compile: bool) -> dict[
 
     with stderr().status(Text(setting.title)) as status:
         return waterfall(
-            setting, device, compile=compile, progress=lambda text: status.update(Text(text))
+            setting,
+            device,
+            compile=compile,
+            seconds=math.inf if seconds is None else seconds,
+            progress=lambda text: status.update(Text(text)),
         )
 
 

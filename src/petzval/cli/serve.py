@@ -58,6 +58,14 @@ def _run(
     batch_size: Annotated[
         int, typer.Option(help="Pictures that run through the networks together.", min=1)
     ] = 1,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the networks: the usual size at the start, any other with its first "
+            "picture, which waits for it.",
+        ),
+    ] = False,
     max_pixels: Annotated[int, typer.Option(help="Largest picture, in pixels.", min=256)] = 1440
     * 1440,
     max_pictures: Annotated[int, typer.Option(help="Most pictures of a job.", min=1)] = 10,
@@ -153,6 +161,7 @@ def _run(
         "dtype": dtype or "auto",
         "threads": threads,
         "batch_size": batch_size,
+        "compile": compile,
     }
     pool = None
     if ray:

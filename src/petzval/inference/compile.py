@@ -23,7 +23,7 @@ from petzval.inference.paths import user_path
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import GenerationPlan
 from petzval.kernels import backends
-from petzval.models.compiled import compile_forwards
+from petzval.models.compiled import compile_blocks, compile_forwards
 from petzval.models.flops import PEAK_BF16_FLOPS, forward_flops, peak_bf16_flops
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder
@@ -115,21 +115,16 @@ def _flops_per_second(device: torch.device) -> float:
     return REACHED_SHARE * (peak_bf16_flops(name) if known else PEAK_BF16_FLOPS["L4"])
 
 
-def compile_networks(
-    denoiser: MMDiT, autoencoder: Autoencoder, *, dynamic: bool | None = False
-) -> None:
+def compile_networks(denoiser: MMDiT, autoencoder: Autoencoder) -> None:
     """Compile every block of the denoiser, and the decoder with channels last.
 
-    The graphs are made when the first picture of a size is drawn. All blocks share two: with a
-    text stream behind them, and the last one, which has none. Pictures stay the same up to
-    rounding.
-
-    Args:
-        dynamic: see `models.compiled.compiled`.
+    The graphs are made when the first picture of a size is drawn. All blocks share three, for texts
+    of any length: with a text stream behind them, the last one, which has none, and without text.
+    Pictures stay the same up to rounding.
     """
-    compile_forwards(denoiser.transformer_blocks, dynamic=dynamic)
+    compile_blocks(denoiser.transformer_blocks)
     lay_channels(autoencoder)
-    compile_forwards([autoencoder.decoder], dynamic=dynamic)
+    compile_forwards([autoencoder.decoder])
 
 
 def lay_channels(
@@ -187,20 +182,36 @@ def compile_for(
     Raises:
         RequestError: it was asked for, and this machine cannot compile.
     """
-    missing = lacking(pipeline.device)
-    if asked and missing is not None:
-        raise RequestError(f"cannot compile here: {missing}", "leave --compile out")
+    if asked:
+        _check_compiler(pipeline.device)
     cache = cache or CompileCache()
-    networks, device = pipeline.networks, pipeline.device
-    config = networks.denoiser.config
+    config, device = pipeline.networks.denoiser.config, pipeline.device
     key = cache_key(device, pipeline.dtype, config, plan)
     how: Asked = "auto" if asked is None else "on" if asked else "off"
     choice = choose_compiling(how, device, config, plan, is_kept=cache.has(key))
     if not choice.compile:
         return choice, lambda: None
-    cache.use()
-    compile_networks(networks.denoiser, networks.autoencoder)
+    compile_pipeline(pipeline, cache)
     return choice, lambda: cache.note(key)
+
+
+def compile_pipeline(pipeline: Pipeline, cache: CompileCache | None = None) -> None:
+    """Compile a pipeline's networks, for whatever it will draw.
+
+    Raises:
+        RequestError: this machine cannot compile.
+    """
+    _check_compiler(pipeline.device)
+    (cache or CompileCache()).use()
+    networks = pipeline.networks
+    compile_networks(networks.denoiser, networks.autoencoder)
+    pipeline.graphs.clear()
+
+
+def _check_compiler(device: torch.device) -> None:
+    missing = lacking(device)
+    if missing is not None:
+        raise RequestError(f"cannot compile here: {missing}", "leave --compile out")
 
 
 def cache_key(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from petzval.conditioning.encoder import PromptEncoder
 from petzval.errors import RequestError
+from petzval.inference.compile import compile_pipeline
 from petzval.inference.event import StepEvent
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import GenerationPlan
@@ -17,6 +18,7 @@ from petzval.inference.planning import Planning
 from petzval.inference.task import NamedLora, OfferedModel
 from petzval.inference.variants import locate
 from petzval.kernels import backends
+from petzval.models.compiled import compile_blocks
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.lora import read_lora
 
@@ -42,9 +44,11 @@ class PipelineDrawer:
         overlap: decode, and encode the next prompt, in other threads than the denoising. None does
             so on accelerators; on a CPU all threads would share the same cores.
         text: name of a model → its prompt encoder, where the checkpoint's own is not to be loaded.
+        compile: compile the networks: every size anew, when a picture of it is first asked for.
 
     Raises:
-        RequestError, CheckpointError: as `Pipeline.load`; or a LoRA fits none of the models.
+        RequestError, CheckpointError: as `Pipeline.load`; or a LoRA fits none of the models; or
+            this machine cannot compile.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class PipelineDrawer:
         batch_size: int = 1,
         overlap: bool | None = None,
         text: Callable[[str], PromptEncoder] | None = None,
+        compile: bool = False,
     ) -> None:
+        self._compile = compile
         self._loaded: dict[str, _Loaded] = {}
         for model in models:
             located = locate(model)
@@ -79,6 +85,8 @@ class PipelineDrawer:
                     f"the LoRA {name!r} fits none of the models", "serve the model it was made for"
                 )
         for loaded in self._loaded.values():
+            if compile:
+                compile_pipeline(loaded.pipeline)
             loaded.pipeline.previews.begin()
         self.batch_size = batch_size
         first = next(iter(self._loaded.values())).pipeline
@@ -107,6 +115,17 @@ class PipelineDrawer:
         self._last = pipeline
         yield from pipeline.steps(plan, batch_size=self.batch_size, leave_decoding=self.overlap)
 
+    def warm_up(self) -> None:
+        """Draw one step of each model's usual picture, so that the first caller need not wait.
+
+        On an accelerator the first use tries, compiles and chooses kernels; on a CPU nothing does,
+        unless the networks are to be compiled.
+        """
+        for loaded in self._loaded.values():
+            pipeline = loaded.pipeline
+            if self._compile or pipeline.device.type != "cpu":
+                pipeline.generate("a red fox", steps=1, seed=0)
+
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         """See `Drawer.prepare`."""
         pipeline = self._loaded[model].pipeline  # LoRAs leave the encoder as it is
@@ -130,6 +149,8 @@ class PipelineDrawer:
             while len(self._copies) >= _KEPT_COPIES:
                 self._copies.popitem(last=False)
             self._copies[key] = _with_loras(loaded, loras)
+            if self._compile:  # its own denoiser; the graphs are those of the base's
+                compile_blocks(self._copies[key].networks.denoiser.transformer_blocks)
         self._copies.move_to_end(key)
         return self._copies[key]
 

@@ -62,7 +62,8 @@ class Pipeline:
 
     Attributes:
         previews: small pictures in the events of steps, once they have begun.
-        graphs: calls of the denoiser as CUDA graphs; None calls it as it is.
+        graphs: calls of the denoiser as CUDA graphs, where the device records and the weights stay;
+            elsewhere they call it as it is.
         planning: what it was loaded with; None where the networks were given.
     """
 
@@ -104,7 +105,6 @@ class Pipeline:
             loras=tuple(loras),
         )
         self._folded = FoldedSchedules(self.dtype, self.device)
-        self.graphs: GraphedDenoiser | None = None
 
     @property
     def networks(self) -> Networks:
@@ -128,6 +128,7 @@ class Pipeline:
         self.text.use_prefix_cache &= not residency.streams(ENCODER)
         if self._live is not None:
             self._live.attach(residency.networks.denoiser, residency.device, residency.number)
+        self.graphs = GraphedDenoiser.of(residency.networks.denoiser, stays=not residency.placement)
 
     @property
     def placement(self) -> Placement | None:
@@ -233,6 +234,7 @@ class Pipeline:
             raise RequestError(f"this pipeline's LoRAs are {why}, and cannot change any more", hint)
         self.loras = reweighed(self.loras, weights)
         self._live.set(weights)
+        self.graphs.clear()  # strengths are numbers in them
         self._made_by = replace(self._made_by, loras=self.loras)
         self._folded.clear()
 
@@ -342,9 +344,7 @@ class Pipeline:
             raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
         self.previews.wait()
         with self._words.moving(), self._decodings.moving():
-            if self.graphs is not None:
-                self.graphs.graphs.clear()
-                self.graphs = None
+            self.graphs.clear()
             self._residency.release()
             self._adopt(self.planning.shrink(plan, self.placement))
 
@@ -395,8 +395,7 @@ class Pipeline:
         modulations: Sequence[StepModulation],
     ) -> Denoise:
         """(tokens, sigma, call) → velocity, with words and guidance inside."""
-        bring = partial(self._residency.bring, DENOISER)
-        graphs = self.graphs if self.placement is None else None  # they know where weights are
+        bring, graphs = partial(self._residency.bring, DENOISER), self.graphs
 
         def branch(prompts: Sequence[str | None]) -> Branch:
             return self._words.branch(plan, prompts, self.denoiser, modulations, self.dtype, graphs)

@@ -194,6 +194,13 @@ def current_stream() -> Any:
     return torch.cuda.current_stream()
 
 
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Context in which a tensor's device is the current one, as launches by hand need it."""
+    if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.get_device())
+
+
 def accelerator_random_state() -> Tensor | None:
     """State of the CUDA generator; None where it was never used."""
     return torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None

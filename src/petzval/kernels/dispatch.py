@@ -17,12 +17,16 @@ from torch import Tensor
 
 from petzval.kernels import backends, fast, fused, varlen
 from petzval.kernels import reference as slow
+from petzval.kernels.cuda_graph import graphs_ready
 from petzval.kernels.quantise import decode_rows
 from petzval.kernels.sequences import FusedStream, Sequences
 
 _use_reference: ContextVar[bool] = ContextVar("petzval_use_reference", default=False)
 _plain_attention: ContextVar[bool] = ContextVar("petzval_plain_attention", default=False)
 _only_portable: ContextVar[bool] = ContextVar("petzval_only_portable", default=False)
+
+ANSWERS_OF_A_DEVICE = (fused.float8_ready, varlen.choose)
+"""Functions that compiled code asks, and that give one answer for a device and a type."""
 
 
 def _in_reference() -> bool:
@@ -60,13 +64,16 @@ def portable() -> Generator[None, None, None]:
         _only_portable.reset(token)
 
 
+def is_free() -> bool:
+    """Whether all fast paths may run here: outside of `reference` and `portable` blocks."""
+    return not (_use_reference.get() or _only_portable.get())
+
+
 def _in_triton(x: Tensor) -> bool:
     """Whether Triton's kernels take this: on CUDA, uncompiled, and nobody wants a gradient."""
     if torch.compiler.is_compiling() or not x.is_cuda or torch.is_grad_enabled():
         return False
-    if _use_reference.get() or _only_portable.get():
-        return False
-    return fused.triton_ready(x.device, x.dtype)[0]
+    return is_free() and fused.triton_ready(x.device, x.dtype)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +89,7 @@ def describe(device: torch.device) -> list[KernelChoice]:
     """The kernels that this device would use, with the reason for each."""
     scaled = backends.half_dtype(device) == torch.float16
     has_complex = fast.has_complex(device)
+    graphs, graphs_reason = graphs_ready(device)
     packed, packed_reason = varlen.choose(device, torch.bfloat16)
     triton, triton_reason = fused.triton_ready(device, torch.bfloat16)
     experts, experts_reason = fused.experts_ready(device, backends.half_dtype(device))
@@ -127,6 +135,11 @@ def describe(device: torch.device) -> list[KernelChoice]:
             reason="no bfloat16 here, and float16 alone overflows" if scaled else "bfloat16 holds",
         ),
         KernelChoice(operation="packed attention", kernel=packed, reason=packed_reason),
+        KernelChoice(
+            operation="launches",
+            kernel="CUDA graphs" if graphs else "one by one",
+            reason=graphs_reason,
+        ),
         KernelChoice(
             operation="attention with sinks",
             kernel="scaled_dot_product_attention",
@@ -234,7 +247,7 @@ def float8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) 
     Elsewhere the weight is decoded and the product is that of x's type, so that only the weight
     has been rounded.
     """
-    if x.is_cuda and not _in_reference() and fused.float8_ready(x.device, x.dtype)[0]:
+    if not _in_reference() and fused.float8_ready(x.device, x.dtype)[0]:
         rows = x.flatten(0, -2)
         if _in_triton(x):
             from petzval.kernels.triton import launch

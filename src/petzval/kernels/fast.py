@@ -249,6 +249,8 @@ def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     parts: Tensor = stacked.unflatten(1, (2, 2, num_out))
     out = x.new_empty(x.shape[0], num_out, 2 * height, 2 * width)
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        out = out.to(memory_format=torch.channels_last)  # else all that follows is laid out anew
     for p in (0, 1):
         for q in (0, 1):
             out[:, :, p::2, q::2] = parts[:, p, q, :, p : p + height, q : q + width]

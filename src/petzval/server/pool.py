@@ -40,7 +40,7 @@ class PoolSettings:
     """What the replicas are made of.
 
     Attributes:
-        models, loras, device, dtype, batch_size: as in `PipelineDrawer`.
+        models, loras, device, dtype, batch_size, compile: as in `PipelineDrawer`.
         threads: of torch in each replica; None leaves the machine's default.
         replicas: that draw.
         encoders: replicas that encode prompts for all; 0 lets each drawer have its own encoder.
@@ -55,6 +55,7 @@ class PoolSettings:
     dtype: str = "auto"
     threads: int | None = None
     batch_size: int = 1
+    compile: bool = False
     replicas: int = 2
     encoders: int = 1
     cpus: float = 1.0
@@ -136,7 +137,9 @@ class Drawing:
             batch_size=pool.batch_size,
             overlap=False,
             text=None if encoding is None else shared,
+            compile=pool.compile,
         )
+        self._drawer.warm_up()
 
     def models(self) -> tuple[OfferedModel, ...]:
         """What can be drawn with."""

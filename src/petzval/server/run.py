@@ -41,6 +41,7 @@ class Serving:
         device, dtype: as in `Pipeline.load`.
         threads: torch's; None leaves the machine's default.
         capacity, batch_size: of the engine.
+        compile: as in `PipelineDrawer`.
         checks: names of content checks, see `checks.load_checks`.
         certificate, certificate_key, algorithm: as in `Provenance`; None signs nothing.
         pool: draw with Ray Serve's replicas, and not in this process.
@@ -54,6 +55,7 @@ class Serving:
     threads: int | None = None
     capacity: int = CAPACITY
     batch_size: int = 1
+    compile: bool = False
     checks: tuple[str, ...] = ()
     certificate: Path | None = None
     certificate_key: Path | None = None
@@ -109,7 +111,9 @@ def _load(serving: Serving) -> Engine:
         device=serving.device,
         dtype=serving.dtype,
         batch_size=serving.batch_size,
+        compile=serving.compile,
     )
+    drawer.warm_up()
     return Engine([drawer], capacity=serving.capacity, batch_size=serving.batch_size)
 
 

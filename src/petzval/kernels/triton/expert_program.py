@@ -8,11 +8,12 @@ What bounds the work is reading the weights: of a prompt's tokens each expert ge
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from petzval.kernels.triton.source import program
 
-@triton.jit
+
+@program
 def decoded(code, scale):
     """E2M1 codes 0 … 15 times their block's power of two, in float32; exact in bfloat16, too."""
     size = code & 7
@@ -25,7 +26,7 @@ def decoded(code, scale):
     return signed * factor
 
 
-@triton.jit
+@program
 def expert_tile(
     x,
     order,

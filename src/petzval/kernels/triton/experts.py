@@ -9,6 +9,7 @@ import triton  # pyright: ignore[reportMissingModuleSource]
 from torch import Tensor
 
 from petzval.kernels.triton import expert_program
+from petzval.kernels.triton.source import launch
 
 _COLUMNS = 64
 _BYTES = 32
@@ -68,7 +69,10 @@ def expert_products(
     planes = rows.unflatten(-1, (-1, 2)).movedim(-1, 0).contiguous()
     out = x.new_empty(*chosen.shape, num_columns)
     grid = (triton.cdiv(num_columns, _COLUMNS), plan.tile_expert.numel())
-    expert_program.expert_tile[grid](
+    launch(
+        expert_program.expert_tile,
+        grid,
+        x,
         planes,
         plan.order,
         plan.starts,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from petzval.kernels.sequences import FusedStream
 from petzval.kernels.triton import programs
+from petzval.kernels.triton.source import launch
 
 _FLOAT8_MAX = 448.0
 _FLAT_BLOCK = 1024
@@ -45,7 +46,10 @@ def joint_qkv(
             continue
         num_tokens = stream.fused.shape[1]
         first = 0 if start < num_queries else 1
-        programs.split_norm_rotate[num_tokens, batch, 3 - first](
+        launch(
+            programs.split_norm_rotate,
+            (num_tokens, batch, 3 - first),
+            query,
             stream.fused.contiguous(),
             stream.query_weight,
             stream.key_weight,
@@ -80,7 +84,10 @@ def rms_norm_modulate(
     out = torch.empty_like(x)
     batch, num_tokens, width = x.shape
     shift, scale = _last_dense(shift), _last_dense(scale)
-    programs.norm_modulate[num_tokens, batch](
+    launch(
+        programs.norm_modulate,
+        (num_tokens, batch),
+        x,
         x,
         weight,
         shift,
@@ -104,7 +111,10 @@ def gated_residual(x: Tensor, gate: Tensor, y: Tensor, rows: Tensor | None = Non
     x, y, gate = x.contiguous(), y.contiguous(), _last_dense(gate)
     out = torch.empty_like(x)
     batch, num_tokens, width = x.shape
-    programs.add_gated[num_tokens, batch](
+    launch(
+        programs.add_gated,
+        (num_tokens, batch),
+        x,
         x,
         gate,
         y,
@@ -125,7 +135,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     count = gate.numel()
-    programs.silu_times[(triton.cdiv(count, _FLAT_BLOCK),)](gate, up, out, count, BLOCK=_FLAT_BLOCK)
+    grid = (triton.cdiv(count, _FLAT_BLOCK),)
+    launch(programs.silu_times, grid, gate, gate, up, out, count, BLOCK=_FLAT_BLOCK)
     return out
 
 
@@ -134,7 +145,10 @@ def encode_float8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
     codes = torch.empty_like(x, dtype=torch.float8_e4m3fn)
     scales = x.new_empty(x.shape[0], 1, dtype=torch.float32)
-    programs.scale_row[(x.shape[0],)](
+    launch(
+        programs.scale_row,
+        (x.shape[0],),
+        x,
         x,
         codes,
         scales,

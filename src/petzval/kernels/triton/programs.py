@@ -12,11 +12,12 @@ the reference rounds it.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from petzval.kernels.triton.source import program
 
-@triton.jit
+
+@program
 def split_norm_rotate(
     fused,
     query_weight,
@@ -78,7 +79,7 @@ def split_norm_rotate(
             tl.store(key + place + within, turned, mask=real)
 
 
-@triton.jit
+@program
 def sample_of(token, batch, rows, HAS_ROWS: tl.constexpr, ONE: tl.constexpr):
     """Which row of the modulation belongs to a token: its sample's; see `sequences.spread`."""
     if HAS_ROWS:
@@ -90,7 +91,7 @@ def sample_of(token, batch, rows, HAS_ROWS: tl.constexpr, ONE: tl.constexpr):
     return sample
 
 
-@triton.jit
+@program
 def norm_modulate(
     x,
     weight,
@@ -124,7 +125,7 @@ def norm_modulate(
     tl.store(out + row + column, result.to(value.dtype), mask=real)
 
 
-@triton.jit
+@program
 def add_gated(
     x,
     gate,
@@ -152,7 +153,7 @@ def add_gated(
     tl.store(out + row + column, result.to(value.dtype), mask=real)
 
 
-@triton.jit
+@program
 def silu_times(gate, up, out, count, BLOCK: tl.constexpr):
     """BLOCK values: silu(gate) up."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -163,7 +164,7 @@ def silu_times(gate, up, out, count, BLOCK: tl.constexpr):
     tl.store(out + place, (wide * tl.sigmoid(wide) * other).to(value.dtype), mask=real)
 
 
-@triton.jit
+@program
 def scale_row(x, codes, scales, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr):
     """One row: its scale, and its values divided by it in the codes' type."""
     row = tl.program_id(0).to(tl.int64)
