@@ -143,7 +143,8 @@ def _parse(file: Path, header: bytes) -> dict[str, Any]:
 def _header_bytes(file: Path) -> tuple[bytes, int]:
     """The JSON part, and the length of the whole file."""
     if not file.is_file():
-        kind = "is a folder" if file.is_dir() else "does not exist"
+        kind = "is no file" if file.exists() else "does not exist"
+        kind = "is a folder" if file.is_dir() else kind
         raise CheckpointError(f"{file}: {kind}; expected a safetensors file")
     try:
         with file.open("rb") as opened:
