@@ -16,6 +16,7 @@ from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.vae import Autoencoder, AutoencoderConfig
 from petzval.weights.component import match_packing
+from petzval.weights.foreign_formats import refuse_foreign
 from petzval.weights.kept_codes import keep_codes
 from petzval.weights.lora import Lora, changed_layers
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
@@ -92,6 +93,8 @@ class Checkpoint:
         vae_source = TensorSource.open(folder / VAE)
         place = str(folder / DENOISER / "config.json")
         check_fit(place, denoiser_config, encoder_config, vae_config)
+        for source in (denoiser_source, encoder_source, vae_source):
+            refuse_foreign(source, source.files[0].parent)
         problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
         problems += find_problems(encoder_source, expected_tensors(encoder_config))
         problems += find_problems(vae_source, expected_tensors(vae_config))
