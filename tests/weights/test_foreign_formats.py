@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,7 @@ from petzval.errors import CheckpointError
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.component import open_component
 from petzval.weights.foreign_formats import WAY_OUT
-from petzval.weights.key_tables import DENOISER_MLX
-from tests.support import TINY_CHECKPOINT
-from tests.weights.formats import Pack, mark, quantised_denoiser, saved, settings, stored
+from tests.weights.formats import Pack, mark, quantised_denoiser, saved, settings
 from tests.weights.support import copy_checkpoint, edit_json
 
 
@@ -50,7 +47,7 @@ ONE, INT32 = torch.ones(1), torch.zeros((4, 4), dtype=torch.int32)
 NF4 = {"weight.absmax": ONE, "weight.quant_state.bitsandbytes__nf4": ONE.to(torch.uint8)}
 CONVROT = mark(format="int8_tensorwise", convrot=True, convrot_groupsize=256)
 FORMATS: list[tuple[Pack, str]] = [
-    (beside(words, scales=ONE, biases=ONE), "integers of MLX"),
+    (beside(words, scales=ONE), "integers of MLX"),
     (beside(nibbles, scale=ONE, zero_point=ONE), "SDNQ"),
     (beside(int8, scale=ONE), "SDNQ"),
     (beside(int8, weight_scale=ONE), "is I8 with scales beside it, a format that is not known"),
@@ -88,7 +85,6 @@ def test_a_format_that_is_not_read_is_named(tmp_path: Path, pack: Pack, name: st
         ({"quantization_config": {"quant_method": "sdnq", "weights_dtype": "uint4"}}, "SDNQ"),
         ({"quantization_config": {"quant_method": "torchao"}}, "torchao"),
         ({"quantization_config": {"quant_method": "other"}}, "'other'"),
-        ({"quantization": {"bits": 4, "group_size": 64}}, "integers of MLX"),
     ],
 )
 def test_a_config_that_says_so_is_believed(
@@ -101,22 +97,3 @@ def test_a_config_that_says_so_is_believed(
             Checkpoint.open(folder)
         assert f"stored as {name}, which is not read" in caught.value.message
         assert caught.value.hint == WAY_OUT
-
-
-def test_mlx_files_of_plain_numbers_are_read(tmp_path: Path) -> None:
-    """As lens-mlx writes them: one Linear in place of a Sequential, the rest as published."""
-    home = tmp_path / "Lens-Turbo-3.8B-bf16"
-    home.mkdir()
-    state = {
-        DENOISER_MLX.to_theirs(key) or key: t.bfloat16() for key, t in stored("denoiser").items()
-    }
-    assert "transformer_blocks.0.img_mod.weight" in state
-    assert not any("_mod.1." in key for key in state)
-    config = json.loads((TINY_CHECKPOINT / "transformer/config.json").read_text(encoding="utf-8"))
-    (home / "config.json").write_text(json.dumps(config | {"mlx_format": True}), encoding="utf-8")
-    saved(home / "model.safetensors", state)
-    component = open_component(home)
-    assert component.kind == "denoiser"
-    assert set(component.source) == set(stored("denoiser"))
-    for key, value in stored("denoiser").items():
-        assert torch.equal(component.source.read(key), value.bfloat16())

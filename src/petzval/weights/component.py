@@ -87,7 +87,8 @@ def open_component(
     Args:
         path: a safetensors or GGUF file; a folder with one or with shards; or a whole checkpoint's
             folder, of which `expected` is taken.
-        expected: which component it has to be; None takes any.
+        expected: which component it has to be; None takes any. A file that holds several gives
+            this one.
         keep: formats in which the encoder's experts stay packed; in others they are decoded.
 
     Raises:
@@ -95,22 +96,36 @@ def open_component(
             damaged, or not whole.
         ConfigError: settings that are damaged, or not in the file and not known.
     """
+    component, problems = examine_component(path, expected, keep=keep)
+    refuse(problems)
+    return component
+
+
+def examine_component(
+    path: str | Path, expected: Kind | None = None, *, keep: Collection[str] = PACKINGS
+) -> tuple[OpenComponent, list[str]]:
+    """The same with every difference from the architecture told, not refused.
+
+    Raises:
+        CheckpointError, ConfigError: as `open_component`, where nothing can be compared.
+    """
     path = Path(path)
     place = _place(path, expected)
     opened = _open(place)
-    refuse_foreign(opened, path)
     metadata = _metadata(opened)
+    refuse_foreign(opened, path, but_mlx=True)
     kind, raw = one_network(opened, path, expected)
+    if kind != "denoiser":
+        refuse_foreign(raw, path)
     tokenizer = _tokenizer(raw)
     if TOKENIZER_KEY in raw:
         raw = DerivedSource(raw, [derived(raw, key) for key in raw if key != TOKENIZER_KEY])
     stated = _stated_settings(place, metadata, kind, alone=len(homes(opened)) == 1)
-    source = _view(kind, raw, metadata, keep=keep)
+    source = _view(kind, raw, metadata, None if stated is None else stated[0], keep=keep)
     config = _config(kind, source, stated, raw)
     wanted = expected_tensors(config)
     source = without_padding(source, wanted)
-    refuse(find_problems(source, wanted))
-    return OpenComponent(
+    component = OpenComponent(
         kind=kind,
         path=path,
         config=config,
@@ -118,6 +133,7 @@ def open_component(
         tokenizer=tokenizer,
         stated=stated is not None,
     )
+    return component, find_problems(source, wanted)
 
 
 def _place(path: Path, expected: Kind | None) -> Path:
@@ -194,9 +210,16 @@ def _stated_settings(
     return (values, where) if named or place.is_dir() else None
 
 
-def _view(kind: Kind, raw: Source, metadata: Mapping[str, str], *, keep: Collection[str]) -> Source:
+def _view(
+    kind: Kind,
+    raw: Source,
+    metadata: Mapping[str, str],
+    settings: Mapping[str, Any] | None,
+    *,
+    keep: Collection[str],
+) -> Source:
     if kind == "denoiser":
-        return denoiser_view(raw, metadata)
+        return denoiser_view(raw, metadata, settings)
     if kind == "vae":
         return vae_view(raw)
     return encoder_view(raw, metadata, keep=keep)

@@ -50,26 +50,41 @@ _METHODS = {
 """`quant_method` of a config.json → how the format is called."""
 
 
-def foreign_format(source: Source) -> str | None:
-    """What a component's weights are packed in, where that is not read here."""
+def is_mlx_layer(source: Source, layer: str) -> bool:
+    """Whether a layer's matrix lies in MLX's words, with scales and biases beside it."""
+    info = source.infos.get(f"{layer}.weight")
+    if info is None or any(f"{layer}.{name}" not in source for name in ("scales", "biases")):
+        return False
+    return info.dtype == "U32" and len(info.shape) == 2
+
+
+def foreign_format(source: Source, *, but_mlx: bool = False) -> str | None:
+    """What a component's weights are packed in, where that is not read here.
+
+    Args:
+        source: as the file has it.
+        but_mlx: matrices in MLX's integers are read, as they are of a lone denoiser.
+    """
     for ends, name in _MARKS:
         if all(any(key.endswith(end) for key in source) for end in ends):
             return name
     for end, types, name in _BESIDE:
-        for key in source:
-            info = source.infos.get(f"{key.removesuffix(end)}.weight")
-            if key.endswith(end) and info is not None and info.dtype in types:
+        for key in (each for each in source if each.endswith(end)):
+            layer = key.removesuffix(end)
+            info = source.infos.get(f"{layer}.weight")
+            is_read = but_mlx and is_mlx_layer(source, layer)
+            if info is not None and info.dtype in types and not is_read:
                 return name
     return None
 
 
-def refuse_foreign(source: Source, path: Path) -> None:
-    """Refuse weights in a format that is not read.
+def refuse_foreign(source: Source, path: Path, *, but_mlx: bool = False) -> None:
+    """Refuse weights in a format that is not read; see `foreign_format`.
 
     Raises:
         CheckpointError: naming file and format, and what there is instead.
     """
-    name = foreign_format(source)
+    name = foreign_format(source, but_mlx=but_mlx)
     if name is not None:
         raise CheckpointError(
             f"{path}: its weights are stored as {name}, which is not read", WAY_OUT
@@ -82,15 +97,12 @@ def refuse_foreign_settings(values: Mapping[str, Any], where: str) -> None:
     Raises:
         CheckpointError: as `refuse_foreign`.
     """
-    for name in ("quantization_config", "quantization"):
-        said: Any = values.get(name)
-        if not said:
-            continue
-        method: Any = None
-        if isinstance(said, dict):
-            method = cast("dict[str, Any]", said).get("quant_method")
-        known = "integers of MLX" if name == "quantization" else f"{method!r:.40}"
-        known = _METHODS.get(str(method), known)
+    said: Any = values.get("quantization_config")
+    if said and "mlx_format" not in values:
+        method: Any = (
+            cast("dict[str, Any]", said).get("quant_method") if isinstance(said, dict) else said
+        )
+        known = _METHODS.get(str(method), f"{method!r:.40}")
         raise CheckpointError(
             f"{where}: the weights are stored as {known}, which is not read", WAY_OUT
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from petzval.errors import CheckpointError
 from petzval.weights.comfy_quant import unpacked
 from petzval.weights.key_tables import DENOISER_MLX, DENOISER_SPLIT, VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import ExpectedTensor
+from petzval.weights.mlx_quant import unpacked_mlx
 from petzval.weights.source import (
     DerivedSource,
     DerivedTensor,
@@ -32,12 +34,20 @@ from petzval.weights.source import (
 _TRACKED = "bn.num_batches_tracked"
 
 
-def denoiser_view(source: Source, metadata: Mapping[str, str]) -> Source:
+def denoiser_view(
+    source: Source, metadata: Mapping[str, str], settings: Mapping[str, Any] | None = None
+) -> Source:
     """A denoiser; MLX's names are read, and query, key and value that are apart put together.
+
+    Args:
+        source: without prefix.
+        metadata: of a safetensors file's header.
+        settings: of its config.json, where there is one.
 
     Raises:
         CheckpointError: a quantised layer is damaged, or a third of a fused layer is missing.
     """
+    source = unpacked_mlx(source, settings)
     if any(DENOISER_MLX.to_ours(key) for key in source):
         names = {key: DENOISER_MLX.to_ours(key) or key for key in source}
         source = DerivedSource(source, [derived(source, key, names[key]) for key in source])
