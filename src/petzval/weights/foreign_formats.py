@@ -14,8 +14,8 @@ from petzval.errors import CheckpointError
 from petzval.weights.source import Source
 
 WAY_OUT = (
-    "read are float32, bfloat16, float16, ComfyUI's fp8, MXFP8 and NVFP4, and GGUF; "
-    "`petzval pull` lists Lens in these"
+    "read are float32, bfloat16, float16, ComfyUI's fp8, MXFP8 and NVFP4, GGUF, and a lone "
+    "denoiser of MLX; `petzval pull` lists Lens in these"
 )
 
 _MARKS: tuple[tuple[tuple[str, ...], str], ...] = (
