@@ -100,6 +100,23 @@ def test_verify_counts_and_hashes_a_whole_checkpoint(run: Run, golden_checkpoint
     assert [len(part["files"][0]["sha256"]) for part in report["components"]] == [64, 64, 64]
 
 
+def test_verify_takes_a_part_in_any_format(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    for name, words in (("lens.gguf", "gguf-q8_0"), ("lens.safetensors", "comfyui-fp8")):
+        file = tmp_path / name
+        assert run("convert", checkpoint, file, "--to", words)[0] == 0
+        code, out, _ = run("verify", file)
+        assert code == 0
+        assert "denoiser: 94 tensors" in out
+        assert out.rstrip().endswith("passed")
+    file.write_bytes(file.read_bytes()[:-1])
+    code, out, _ = run("verify", file)
+    assert code == 1
+    assert f"WRONG  {file}: truncated" in out
+    code, _, err = run("verify", checkpoint / "vae", "--goldens", tmp_path)
+    assert code == 2
+    assert "goldens are of a whole checkpoint" in err
+
+
 def test_verify_names_file_and_key_of_every_fault(run: Run, checkpoint: Path) -> None:
     weights = checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)

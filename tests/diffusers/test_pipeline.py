@@ -17,8 +17,10 @@ from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHe
 import petzval
 import petzval.diffusers
 from petzval.diffusers import LensAutoencoder, LensPipeline, LensTransformer2DModel
+from petzval.diffusers.pipeline import PARTS
 from petzval.errors import MissingExtraError, PetzvalError, RequestError
 from tests.hub_server import serving
+from tests.support import TINY_CHECKPOINT
 
 SIZE: dict[str, Any] = {"height": 64, "width": 48}
 EMBEDS = torch.zeros(1, 2, 3, 4)
@@ -370,6 +372,63 @@ def test_a_prompt_that_is_no_text_is_told(
     for prompt in (["a", 3], 3.5, {"a": 1}.values()):
         with pytest.raises(RequestError, match="a prompt is a text"):
             draw(pipe, prompt)
+
+
+def test_a_negative_prompt_or_a_generator_that_is_none_of_its_kind_is_told(
+    pipe: LensPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for negative in (["a", None], 3.5, [], b"blurry"):
+        with pytest.raises(RequestError, match="a negative prompt is a text"):
+            draw(pipe, negative_prompt=negative)
+    for generator in (3, [3]):
+        with pytest.raises(RequestError, match="a generator is one of torch's"):
+            draw(pipe, generator=generator)
+
+
+def test_no_negative_prompt_is_a_blank_one(pipe: LensPipeline) -> None:
+    """Where diffusers' pipelines have None, their callers pass it on."""
+    pictures = [
+        draw(pipe, guidance_scale=4.0, output_type="np", **options)
+        for options in ({}, {"negative_prompt": None}, {"negative_prompt": " "})
+    ]
+    assert all(np.array_equal(pictures[0], each) for each in pictures)
+
+
+def test_arguments_that_ask_for_nothing_are_passed_over() -> None:
+    nothing: dict[str, Any] = {
+        "use_safetensors": True,
+        "variant": None,
+        "low_cpu_mem_usage": True,
+        "trust_remote_code": False,
+        "token": None,
+        "device_map": None,
+    }
+    pipe = LensPipeline.from_pretrained(TINY_CHECKPOINT, **nothing)
+    assert sorted(pipe.components) == sorted(PARTS)
+    folder = TINY_CHECKPOINT / "vae"
+    assert isinstance(LensAutoencoder.from_pretrained(folder, **nothing), LensAutoencoder)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"variant": "fp16"}, "torch_dtype casts"),
+        ({"use_safetensors": False}, "never read"),
+        ({"token": "hf_secret"}, "set HF_TOKEN"),
+        ({"cache_dir": "somewhere"}, "set HF_HUB_CACHE"),
+        ({"device_map": "balanced"}, "enable_model_cpu_offload"),
+        ({"safety_checker": None}, "parts are scheduler, vae"),
+    ],
+)
+def test_arguments_that_would_ask_for_something_are_told_what_does_it(
+    options: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        LensPipeline.from_pretrained(TINY_CHECKPOINT, **options)
+    assert next(iter(options)) in caught.value.message
+    assert "hf_secret" not in str(caught.value)
+    assert hint in caught.value.hint
 
 
 def test_a_mask_with_holes_is_refused(pipe: LensPipeline) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import CheckpointError, ConfigError
+from petzval.models.sizes import LENS_GPT_OSS, LENS_MMDIT, LENS_VAE
 from petzval.weights.assembly import assemble, find_tokenizer
-from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.checkpoint import Checkpoint, check_fit
 from petzval.weights.component import open_component
 from tests.support import TINY_CHECKPOINT
 from tests.weights.formats import comfyui_encoder, saved, settings, stored
@@ -80,3 +82,15 @@ def test_a_published_folder_keeps_its_identity() -> None:
     checkpoint = Checkpoint.open(TINY_CHECKPOINT)
     assert not checkpoint.assembled
     assert checkpoint.identity.startswith("cc4b120592")
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 36}, {"num_local_experts": 128}])
+def test_the_larger_gpt_oss_is_no_encoder_of_lens(change: dict[str, int]) -> None:
+    """It is as wide, so every shape fits, and the pictures would be noise."""
+    check_fit("here", LENS_MMDIT, LENS_GPT_OSS, LENS_VAE)
+    other = replace(LENS_GPT_OSS, layer_types=(), **change)
+    with pytest.raises(ConfigError, match="this denoiser reads GPT-OSS-20B") as caught:
+        check_fit("here", LENS_MMDIT, other, LENS_VAE)
+    assert "petzval pull gpt-oss-20b" in caught.value.hint
+    own = replace(LENS_MMDIT, selected_layer_index=(1, 2, 3, 4))  # trained on another, by somebody
+    check_fit("here", own, other, LENS_VAE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from petzval.errors import CheckpointError, MissingExtraError, RequestError
-from petzval.weights.assembly import assemble
+from petzval.weights.assembly import assemble, find_tokenizer
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.component import OpenComponent, open_component
 from petzval.weights.convert import convert_checkpoint, convert_component
@@ -28,6 +29,7 @@ from tests.weights.formats import (
     settings,
     stored,
 )
+from tests.weights.support import copy_checkpoint
 
 
 def tiny(kind: Kind) -> OpenComponent:
@@ -191,6 +193,38 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_is_left(
         "comfyui-fp8",
         "gguf-q8_0",
     ]
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in ("comfyui", "comfyui-fp8", "gguf-q8_0"):
+        with pytest.raises(CheckpointError, match="is a device, expected the name of a file"):
+            convert_component(tiny("denoiser"), pipe, target, overwrite=True)
+    assert pipe.is_fifo()
+
+
+def test_a_folder_that_holds_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    copy = copy_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="which is read; nothing was written"):
+        convert_component(open_component(copy / "text_encoder"), copy, "folder", overwrite=True)
+    encoder, vae = copy / "text_encoder", copy / "vae"
+    parts = assemble(copy / "transformer", encoder, vae, copy / "tokenizer")
+    with pytest.raises(CheckpointError, match="which is read; nothing was written"):
+        convert_checkpoint(parts, copy, overwrite=True)
+    convert_component(open_component(encoder), encoder, "folder", overwrite=True)
+    convert_checkpoint(Checkpoint.open(copy), copy, overwrite=True)
+    assert Checkpoint.open(copy).denoiser_config == Checkpoint.open(TINY_CHECKPOINT).denoiser_config
+
+
+def test_a_tokenizer_inside_a_file_goes_along(tmp_path: Path) -> None:
+    state = comfyui_encoder()
+    file = saved(tmp_path / "encoder.safetensors", state, settings("encoder"))
+    convert_component(open_component(file, keep=("mxfp4",)), tmp_path / "folder", "folder")
+    folder = open_component(tmp_path / "folder", "encoder")
+    assert find_tokenizer(None, folder) == tmp_path / "folder"
+    written = (tmp_path / "folder" / "tokenizer.json").read_bytes()
+    assert written == state["tokenizer_json"].numpy().tobytes()
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -194,3 +194,11 @@ def test_a_truncated_file_is_refused(every_type: Path, cut: Callable[[int], int]
     every_type.write_bytes(content[: cut(len(content)) - 31])
     with pytest.raises(CheckpointError, match="truncated at key"):
         GgufSource.open(every_type)
+
+
+def test_one_part_of_several_is_refused(tmp_path: Path) -> None:
+    values = {"a.weight": (np.zeros((2, 32), dtype=np.float32), "F32")}
+    file = write_gguf(tmp_path / "part", values, numbers={"split.count": 2, "split.no": 0})
+    with pytest.raises(CheckpointError, match="is one of the 2 parts of a GGUF file") as caught:
+        GgufSource.open(file)
+    assert "--merge" in caught.value.hint

@@ -56,6 +56,10 @@ HEADERS: list[tuple[Any, bytes, str]] = [
     ({"a": entry([2], 0, 8)}, bytes(4), "truncated at key 'a'"),
     ({"a": entry([1], 0, 4)}, bytes(9), "5 bytes more than the header accounts for"),
     ({"a": entry([2**57], 0, 2**59)}, b"", "truncated at key 'a'"),
+    ({"a": entry([1] * 100_000, 0, 4)}, bytes(4), "key 'a': has 100,000 dimensions"),
+    ({"a" * 100_000: entry([1], 0, 4)}, bytes(4), "a key has 100,000 characters"),
+    ({"a": entry(["x" * 100_000], 0, 4)}, bytes(4), "is not a list of sizes"),
+    ({"a": entry([1], 0, 4, "x" * 100_000)}, bytes(4), "is unknown"),
 ]
 
 
@@ -68,6 +72,7 @@ def test_a_damaged_header_is_refused(
         read_header(path)
     assert message in caught.value.message
     assert str(path) in caught.value.message
+    assert len(caught.value.message) < len(str(path)) + 300
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from petzval.weights.key_map import KeyMap, Row
 from petzval.weights.key_tables import (
+    DENOISER_MLX,
     DENOISER_SPLIT,
     ENCODER_GGUF,
     ENCODER_OPENAI,
@@ -81,6 +82,14 @@ def test_every_row_is_used(
 def test_a_few_names_by_hand(table: KeyMap, ours: str, theirs: str) -> None:
     assert table.to_theirs(ours) == theirs
     assert table.to_ours(theirs) == ours
+
+
+def test_the_denoisers_names_in_mlx_are_the_published_ones_but_for_modulation() -> None:
+    keys = published("transformer")
+    theirs = [DENOISER_MLX.to_theirs(key) or key for key in keys]
+    assert len(set(theirs)) == len(keys)
+    assert [DENOISER_MLX.to_ours(key) or key for key in theirs] == keys
+    assert sum(one != other for one, other in zip(keys, theirs, strict=True)) == 4 * 48
 
 
 def test_names_that_belong_to_nothing() -> None:

@@ -167,7 +167,10 @@ LOKR: dict[str, Tensor] = {
          ["transformer.single_blocks.0.lora_A.weight", "belongs to nothing"]),
         (GOOD | {"transformer_blocks.3.attn.to_out.0.lora_A.weight": torch.ones(4, WIDTH)},
          ["transformer_blocks.3.attn.to_out.0", "belongs to nothing"]),
-        (GOOD | {f"{OUT}.diff_b": torch.ones(WIDTH)}, [f"{OUT}.diff_b", "belongs to nothing"]),
+        (GOOD | {f"{OUT}.diff_b": torch.ones(WIDTH)}, [f"{OUT}.diff_b", "a difference of whole"]),
+        ({f"{OUT}.hada_w1_a": torch.ones(4, 4)}, [f"{OUT}.hada_w1_a", "a LoHa, which is not"]),
+        ({f"{OUT}.oft_blocks": torch.ones(4, 4, 4)}, [f"{OUT}.oft_blocks", "OFT"]),
+        (GOOD | {f"{OUT}.lora_B.bias": torch.ones(WIDTH)}, [f"{OUT}.lora_B.bias", "of biases"]),
         (GOOD | {f"{OUT}.dora_scale": torch.ones(WIDTH)}, ["dora_scale", "DoRA"]),
         ({"text_encoder.layers.0.q_proj.lora_A.weight": torch.ones(4, 4)}, ["text encoder"]),
         (GOOD | {"lora_te_layers_0_q_proj.lora_down.weight": torch.ones(4, 4)},
@@ -191,7 +194,7 @@ LOKR: dict[str, Tensor] = {
         (LOKR | {f"{QKV}.lokr_w1_a": torch.ones(3, 1)}, ["lokr_w1", "needs either lokr_w1"]),
         (LOKR | {f"{QKV}.lokr_w1": torch.ones(2, 1)},
          ["lokr_w1", "change of [256, 128], expected [384, 128]"]),
-        (LOKR | {f"{QKV}.lokr_t2": torch.ones(2, 1)}, ["lokr_t2", "belongs to nothing"]),
+        (LOKR | {f"{QKV}.lokr_t2": torch.ones(2, 1)}, ["lokr_t2", "of a layer of convolutions"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_file_and_key(
@@ -246,6 +249,10 @@ def test_what_is_no_lora_file_is_named(tmp_path: Path) -> None:
     whole.write_bytes(whole.read_bytes()[:-7])
     with pytest.raises(CheckpointError, match="truncated"):
         read_lora(whole, CONFIG)
+    model = TINY_CHECKPOINT / "transformer/diffusion_pytorch_model.safetensors"
+    with pytest.raises(CheckpointError, match="this is a denoiser, not a LoRA") as caught:
+        read_lora(model, CONFIG)
+    assert caught.value.hint == "give it with --denoiser"
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="found 0"):
         read_lora(tmp_path / "empty", CONFIG)

@@ -30,9 +30,18 @@ from petzval.weights.published import (
     read_vae_config,
 )
 from petzval.weights.tensors import file_sha256
-from petzval.weights.verify import verify_checkpoint
+from petzval.weights.verify import verify_checkpoint, verify_component
 from petzval.weights.writing import write_safetensors
 from tests.support import GOLDENS, TINY_CHECKPOINT, golden_json
+from tests.weights.formats import (
+    comfyui_encoder,
+    mxfp8,
+    quantised_denoiser,
+    saved,
+    scaled_fp8,
+    settings,
+    stored,
+)
 from tests.weights.support import DENOISER_FILE, copy_checkpoint, edit_json
 
 PUBLISHED: list[tuple[str, ComponentConfig, int]] = [
@@ -165,6 +174,52 @@ def test_parts_that_do_not_fit_each_other(tmp_path: Path) -> None:
     assert len(report.problems) == 1
     assert "goes beyond the text encoder's 6 layers" in report.problems[0]
     assert report.components[0].files[0].sha256 == ""
+
+
+def test_a_part_in_any_format_is_counted_and_hashed(tmp_path: Path) -> None:
+    file = saved(
+        tmp_path / "lens.safetensors", quantised_denoiser(scaled_fp8), settings("denoiser")
+    )
+    report = verify_component(file)
+    assert report.passed
+    [part] = report.components
+    assert (part.name, part.num_tensors) == ("denoiser", len(stored("denoiser")))
+    assert dict(part.dtypes) == {"BF16": 64, "float8_e4m3fn": 30}
+    assert [(each.name, each.sha256) for each in part.files] == [(file.name, file_sha256(file))]
+    assert part.num_parameters == sum(tensor.numel() for tensor in stored("denoiser").values())
+    encoder = saved(tmp_path / "encoder", comfyui_encoder(), settings("encoder"))
+    [packed], [dense] = (
+        verify_component(path, hashes=False).components
+        for path in (encoder, TINY_CHECKPOINT / "text_encoder")
+    )
+    assert packed.num_parameters == dense.num_parameters
+    assert "nvfp4" in dict(packed.dtypes)
+
+
+def test_every_fault_of_a_part_is_listed(tmp_path: Path) -> None:
+    state = quantised_denoiser(mxfp8)
+    scales = "transformer_blocks.0.attn.img_qkv.weight_scale"
+    state[scales].view(torch.uint8).view(-1)[0] = 255
+    state["img_in.weight"][3, 5] = float("nan")
+    state["img_in.bias"] = torch.zeros(3)
+    del state["proj_out.bias"]
+    file = saved(tmp_path / "x", state | {"extra": torch.zeros(1)}, settings("denoiser"))
+    report = verify_component(file)
+    text = "\n".join(report.all_problems)
+    for part in (
+        "key 'proj_out.bias' is missing",
+        "key 'img_in.bias' has shape [3]",
+        "key 'extra' is unknown",
+        "key 'img_in.weight' holds 1 NaN or infinite numbers",
+        f"key {scales!r} holds scales that are no numbers",
+    ):
+        assert part in text
+    assert len(report.all_problems) == 5
+    (tmp_path / "pickle").write_bytes(b"\x80\x04.")
+    [problem] = verify_component(tmp_path / "pickle").all_problems
+    assert "this is a pickle" in problem
+    with pytest.raises(CheckpointError, match="or a file of one part"):
+        verify_component(tmp_path / "none")
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:

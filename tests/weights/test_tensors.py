@@ -211,8 +211,31 @@ def test_shards_without_an_index_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no safetensors weights here"):
         TensorSource.open(tmp_path)
     shards(tmp_path).unlink()
-    with pytest.raises(CheckpointError, match="nor an index that names it"):
+    with pytest.raises(CheckpointError, match="but no index that names it"):
         TensorSource.open(tmp_path)
+
+
+def test_a_variant_is_read_and_of_two_none(tmp_path: Path) -> None:
+    """diffusers saves with `variant="bf16"` under such names, whole or in shards."""
+    index = shards(tmp_path)
+    expected = set(TensorSource.open(tmp_path))
+    index.rename(tmp_path / "model.safetensors.index.bf16.json")
+    assert set(TensorSource.open(tmp_path)) == expected
+    save_file(state(), tmp_path / "model.fp16.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds model\.fp16.* and none without such a word"):
+        TensorSource.open(tmp_path)
+    (tmp_path / "model.safetensors.index.bf16.json").unlink()
+    assert set(TensorSource.open(tmp_path)) == set(state())
+    save_file(state(), tmp_path / "model.safetensors")
+    assert TensorSource.open(tmp_path).files == (tmp_path / "model.safetensors",)
+
+
+def test_a_folder_of_several_files_wants_a_name(tmp_path: Path) -> None:
+    for name in ("lens.safetensors", "lens-turbo.safetensors", "lens.gguf"):
+        save_file(state(), tmp_path / name)
+    with pytest.raises(CheckpointError, match="lens-turbo.safetensors and lens.gguf and oth") as e:
+        TensorSource.open(tmp_path)
+    assert e.value.hint == "name the file itself"
 
 
 def test_a_file_that_shrank_after_opening_is_refused(tmp_path: Path) -> None:

@@ -161,8 +161,13 @@ def test_nothing_is_replaced_unasked(tmp_path: Path, denoiser: MMDiT) -> None:
     (folder / "mine").write_text("x", encoding="utf-8")
     with pytest.raises(CheckpointError, match="already exists; nothing was written"):
         save_component(folder, Component.of(denoiser))
+    with pytest.raises(CheckpointError, match="holds other things than weights"):
+        save_component(folder, Component.of(denoiser), overwrite=True)
     assert entries(folder) == ["mine"]
+    (folder / "mine").unlink()
     save_component(folder, Component.of(denoiser), overwrite=True)
+    (folder / "notes.txt").write_text("x", encoding="utf-8")
+    save_component(folder, Component.of(denoiser), overwrite=True)  # a folder of weights is whole
     assert entries(folder) == ["config.json", "diffusion_pytorch_model.safetensors"]
     assert entries(tmp_path) == ["c"]
     (tmp_path / "file").write_text("x", encoding="utf-8")

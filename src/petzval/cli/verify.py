@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    checkpoint: Annotated[str, typer.Argument(help="A model's name, or a checkpoint folder.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A model's name, a checkpoint folder, or a part's file.")
+    ],
     goldens: Annotated[
         Path | None, typer.Option(help="Folder of recorded tensors to compare with.")
     ] = None,
@@ -29,7 +31,9 @@ def verify(
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check a checkpoint's keys, shapes and dtypes against its architecture; count and hash it.
+    """Check keys, shapes and dtypes of a checkpoint, or of a part of one, against the architecture.
+
+    Counts and hashes, too. A part may be a file or folder of any format that is read.
 
     With --goldens, also run every recorded case and print its error and limit. Exits with 1 when
     anything is wrong or over its limit.
@@ -37,12 +41,18 @@ def verify(
     from dataclasses import replace
 
     from petzval.config import to_mapping
+    from petzval.errors import RequestError
     from petzval.inference.variants import VARIANTS, locate
-    from petzval.weights.verify import verify_checkpoint
+    from petzval.weights.verify import verify_checkpoint, verify_component
 
     folder = locate(checkpoint).folder if checkpoint.lower() in VARIANTS else Path(checkpoint)
-    report = verify_checkpoint(folder, hashes=hashes, values=values)
-    report = replace(report, problems=(*report.problems, *_faults_of_texts(folder)))
+    if _is_one_part(folder):
+        if goldens is not None:
+            raise RequestError(f"{folder} is one part; goldens are of a whole checkpoint")
+        report = verify_component(folder, hashes=hashes, values=values)
+    else:
+        report = verify_checkpoint(folder, hashes=hashes, values=values)
+        report = replace(report, problems=(*report.problems, *_faults_of_texts(folder)))
     if not json:
         _print_report(report)
     cases = [] if goldens is None else list(_run(goldens, folder, quiet=json))
@@ -57,6 +67,14 @@ def verify(
         print_json(document | ({} if goldens is None else {"goldens": rows}))
     if not report.passed or any(case.status == "failed" for case in cases):
         raise typer.Exit(1)
+
+
+def _is_one_part(path: Path) -> bool:
+    """Whether a file, or a folder that has none of a checkpoint's own folders."""
+    parts = ("transformer", "text_encoder", "vae", "tokenizer")
+    if not path.is_dir():
+        return path.exists()
+    return any(path.iterdir()) and not any((path / name).is_dir() for name in parts)
 
 
 def _faults_of_texts(folder: Path) -> list[str]:

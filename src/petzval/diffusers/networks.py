@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
 from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, PromptTokenizer
+from petzval.diffusers.arguments import refuse_others
 from petzval.errors import RequestError
 from petzval.inference import numerics
 from petzval.inference.parity import PARITIES
@@ -73,7 +74,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin):
             CheckpointError, ConfigError: the files are missing, damaged or of another network.
             RequestError: any other argument.
         """
-        _refuse(others)
+        refuse_others(others)
         folder = Path(pretrained_model_name_or_path or "") / (subfolder or "")
         network = _load(denoiser_config_in(folder), folder, torch_dtype)
         assert isinstance(network, MMDiT)
@@ -141,7 +142,7 @@ class LensAutoencoder(ModelMixin, ConfigMixin):
             CheckpointError, ConfigError: the files are missing, damaged or of another network.
             RequestError: any other argument.
         """
-        _refuse(others)
+        refuse_others(others)
         folder = Path(pretrained_model_name_or_path or "") / (subfolder or "")
         network = _load(vae_config_in(folder), folder, torch_dtype)
         assert isinstance(network, Autoencoder)

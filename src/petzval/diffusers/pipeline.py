@@ -29,6 +29,7 @@ from torch import Tensor
 from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, PromptTokenizer
 from petzval.config import to_mapping
+from petzval.diffusers.arguments import refuse_others
 from petzval.diffusers.loading import find_folder, load_parts
 from petzval.diffusers.networks import (
     LensAutoencoder,
@@ -113,18 +114,16 @@ class LensPipeline(DiffusionPipeline):
             revision: a branch or commit of a repository.
             local_files_only: ask no server.
             parts: components that are at hand, in place of the folder's; `text_encoder=None` and
-                `tokenizer=None` leave those out.
+                `tokenizer=None` leave those out. Arguments that ask for nothing, such as
+                `use_safetensors=True` and `variant=None`, are passed over.
 
         Raises:
             RequestError: unknown name, dtype or part.
             CheckpointError, ConfigError: files are missing, damaged or of another model.
             DownloadError: a repository cannot be fetched.
         """
-        for name in parts:
-            if name not in PARTS:
-                raise RequestError(
-                    f"from_pretrained has no argument {name!r}", f"parts are {', '.join(PARTS)}"
-                )
+        others = {name: parts.pop(name) for name in list(parts) if name not in PARTS}
+        refuse_others(others, f"parts are {', '.join(PARTS)}")
         located = find_folder(
             pretrained_model_name_or_path, revision=revision, offline=local_files_only
         )
@@ -251,7 +250,7 @@ class LensPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -279,7 +278,7 @@ class LensPipeline(DiffusionPipeline):
 
         Args:
             prompt: one or several; or `prompt_embeds` from `encode_prompt`.
-            negative_prompt: what to stay away from; blank runs that branch without text.
+            negative_prompt: what to stay away from; None or blank runs that branch without text.
             height, width: in pixels, multiples of 16; or `aspect_ratio` and `base_resolution`.
             num_inference_steps, guidance_scale: without them, as the checkpoint wants; a scale of
                 1 runs one branch in place of two.
@@ -381,6 +380,12 @@ class LensPipeline(DiffusionPipeline):
                     "tokens, channels"
                 )
             return latents.to(device, torch.float32)
+        given: Any = generator if isinstance(generator, list) else [generator]
+        if not all(each is None or isinstance(each, torch.Generator) for each in given):
+            raise RequestError(
+                f"a generator is one of torch's, or a list of them; got {generator!r:.80}",
+                "write torch.Generator().manual_seed(7)",
+            )
         if isinstance(generator, list) and len(generator) != num_images:
             raise RequestError(f"{len(generator)} generators for {num_images} pictures")
         return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)

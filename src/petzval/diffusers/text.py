@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -124,7 +125,7 @@ def read_prompts(
 
 
 def read_negatives(
-    prompt: str | Sequence[str],
+    prompt: str | Sequence[str] | None,
     embeds: Tensor | None,
     mask: Tensor | None,
     positive: Texts,
@@ -133,13 +134,20 @@ def read_negatives(
     """The unconditional branch's texts, as many rows; a blank prompt is no text at all.
 
     Raises:
-        RequestError: they are of another shape or number.
+        RequestError: they are of another shape or number, or no texts.
     """
     num_prompts = len(positive.mask)
     if embeds is not None:
         texts = Texts.given("negative_prompt_embeds", embeds, mask)
     else:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        asked: Any = "" if prompt is None else prompt
+        prompts: list[Any] = [asked] if isinstance(asked, str) else []
+        if isinstance(asked, list | tuple):
+            prompts = list(cast("Sequence[Any]", asked))
+        if not prompts or not all(isinstance(each, str) for each in prompts):
+            raise RequestError(
+                f"a negative prompt is a text, or a list of texts; got {asked!r:.80}"
+            )
         if not any(each.strip() for each in prompts):
             return positive.none()
         encoded, real = encode(prompts)

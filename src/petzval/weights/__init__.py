@@ -8,7 +8,10 @@ manifest     which tensors an architecture has
 checkpoint   a whole folder: checked first, then loaded part by part
 key_tables   other programs' names of tensors, complete in both directions
 comfy_quant  ComfyUI's quantised layers
+foreign_formats  what is not read, named with the way out
+mlx_quant    layers in MLX's integers
 gguf_source  tensors of a GGUF file
+recognition  which network a file holds, behind any prefix, beside any other
 views        each component under its published names (the text encoder: encoder_views)
 component    one component from any file, recognised by its keys
 assembly     a checkpoint put together from parts

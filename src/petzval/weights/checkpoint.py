@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from petzval.errors import CheckpointError, ConfigError
 from petzval.models.gpt_oss import GptOssConfig, GptOssEncoder
 from petzval.models.mmdit import MMDiT, MMDiTConfig
+from petzval.models.sizes import LENS_GPT_OSS, LENS_MMDIT
 from petzval.models.vae import Autoencoder, AutoencoderConfig
 from petzval.weights.component import match_packing
+from petzval.weights.foreign_formats import refuse_foreign
 from petzval.weights.kept_codes import keep_codes
 from petzval.weights.lora import Lora, changed_layers
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
@@ -92,6 +94,8 @@ class Checkpoint:
         vae_source = TensorSource.open(folder / VAE)
         place = str(folder / DENOISER / "config.json")
         check_fit(place, denoiser_config, encoder_config, vae_config)
+        for source in (denoiser_source, encoder_source, vae_source):
+            refuse_foreign(source, source.files[0].parent)
         problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
         problems += find_problems(encoder_source, expected_tensors(encoder_config))
         problems += find_problems(vae_source, expected_tensors(vae_config))
@@ -310,6 +314,15 @@ def add_loras(module: nn.Module, source: Source, loras: Sequence[tuple[Lora, flo
     source.close()
 
 
+def _is_another_gpt_oss(denoiser: MMDiTConfig, encoder: GptOssConfig) -> bool:
+    """Whether a published denoiser is given an encoder that is as wide as its own, but another."""
+    published = (LENS_MMDIT.enc_hidden_dim, LENS_MMDIT.selected_layer_index)
+    if (denoiser.enc_hidden_dim, denoiser.selected_layer_index) != published:
+        return False
+    theirs = (encoder.num_hidden_layers, encoder.num_local_experts)
+    return theirs != (LENS_GPT_OSS.num_hidden_layers, LENS_GPT_OSS.num_local_experts)
+
+
 def check_fit(
     place: str, denoiser: MMDiTConfig, encoder: GptOssConfig, vae: AutoencoderConfig
 ) -> None:
@@ -325,6 +338,12 @@ def check_fit(
         raise ConfigError(
             f"{place}: enc_hidden_dim is {denoiser.enc_hidden_dim}, but the text encoder's "
             f"hidden_size is {encoder.hidden_size}"
+        )
+    if _is_another_gpt_oss(denoiser, encoder):
+        raise ConfigError(
+            f"{place}: this denoiser reads GPT-OSS-20B, with its {LENS_GPT_OSS.num_hidden_layers} "
+            f"layers; the text encoder has {encoder.num_hidden_layers} and would say nothing to it",
+            "take gpt-oss-20b: `petzval pull gpt-oss-20b`",
         )
     if max(denoiser.selected_layer_index) >= encoder.num_hidden_layers:
         raise ConfigError(

@@ -28,6 +28,7 @@ from petzval.kernels.fp8 import MXFP8_BLOCK, decode_mxfp8, decode_scaled_fp8
 from petzval.kernels.mxfp4 import NAN_SCALE
 from petzval.kernels.nvfp4 import NVFP4_BLOCK, decode_nvfp4
 from petzval.kernels.scale_tiles import tiled_shape
+from petzval.weights.foreign_formats import WAY_OUT
 from petzval.weights.source import (
     FLOAT8,
     DerivedSource,
@@ -156,7 +157,11 @@ def _present(source: Source, name: str) -> str:
     if f"{name}.weight" in source:
         return name
     ends = [key for key in source if key.endswith(f".{name}.weight")]
-    return ends[0].removesuffix(".weight") if len(ends) == 1 else name
+    if len(ends) == 1:
+        return ends[0].removesuffix(".weight")
+    parts = name.split(".")
+    shorter = (".".join(parts[i:]) for i in range(1, len(parts)))
+    return next((each for each in shorter if f"{each}.weight" in source), name)
 
 
 def _json(text: str, where: str) -> dict[str, Any]:
@@ -206,10 +211,10 @@ def _kind(
         kind: Any = said.get("format")
         odd = sorted(name for name in said if name not in _KNOWN_SETTINGS)
         if kind not in FORMATS or odd:
-            what = f"with the setting {odd[0]!r}" if kind in FORMATS else f"as {kind!r}"
+            what = f"with the setting {odd[0]!r}" if kind in FORMATS else f"as {kind!r:.80}"
+            what += " with ConvRot" if said.get("convrot") else ""
             raise CheckpointError(
-                f"{info.file}: key {info.key!r} is stored {what}, which is not read",
-                f"formats that are: {', '.join(FORMATS)}",
+                f"{info.file}: key {info.key!r} is stored {what}, which is not read", WAY_OUT
             )
         return kind
     if info.dtype == "U8" and factor in source:
@@ -221,7 +226,7 @@ def _kind(
     raise CheckpointError(
         f"{info.file}: key {info.key!r} is {info.dtype} with scales beside it, a format that is "
         "not known",
-        f"formats that are: {', '.join(FORMATS)}",
+        WAY_OUT,
     )
 
 

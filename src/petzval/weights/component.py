@@ -16,7 +16,8 @@ from petzval.errors import CheckpointError, ConfigError
 from petzval.models.experts import PACKINGS
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.weights.encoder_views import encoder_view
-from petzval.weights.formats import KINDS, Kind
+from petzval.weights.foreign_formats import refuse_foreign
+from petzval.weights.formats import Kind
 from petzval.weights.gguf_header import is_gguf
 from petzval.weights.gguf_source import GgufSource
 from petzval.weights.header import read_metadata
@@ -39,9 +40,10 @@ from petzval.weights.published import (
     read_settings_file,
     vae_config_from,
 )
+from petzval.weights.recognition import TOKENIZER_KEY, homes, one_network
 from petzval.weights.source import DerivedSource, Source, derived, packings
 from petzval.weights.tensors import STEMS, TensorSource
-from petzval.weights.views import denoiser_view, vae_view, without_padding, without_prefix
+from petzval.weights.views import denoiser_view, vae_view, without_padding
 
 FOLDERS: Mapping[Kind, str] = {"denoiser": DENOISER, "encoder": ENCODER, "vae": VAE}
 """Where each lies in a published checkpoint."""
@@ -49,35 +51,7 @@ FOLDERS: Mapping[Kind, str] = {"denoiser": DENOISER, "encoder": ENCODER, "vae": 
 SETTINGS_KEY = "petzval.config"
 """Metadata of files that this package writes: the published config.json, as text."""
 
-TOKENIZER_KEY = "tokenizer_json"
-"""ComfyUI's encoder files carry the tokenizer's file as a tensor of bytes."""
-
 _TOKENIZER_LIMIT = 256 << 20
-_SIGNS: Mapping[Kind, tuple[str, ...]] = {
-    "denoiser": (
-        "transformer_blocks.0.img_mlp.w1.weight",
-        "transformer_blocks.0.txt_mlp.w1.weight",
-    ),
-    "encoder": (
-        "model.layers.0.self_attn.sinks",
-        "layers.0.self_attn.sinks",
-        "blk.0.attn_sinks.weight",
-        "block.0.attn.sinks",
-    ),
-    "vae": ("bn.running_mean", "bn.running_var"),
-}
-"""Tensors that only this component has; one of them is enough, so that damage is told as damage."""
-
-_STRANGERS: tuple[tuple[str, str], ...] = (
-    (".lora_A.weight", "a LoRA; give it with --lora"),
-    (".lora_down.weight", "a LoRA; give it with --lora"),
-    (".lokr_w1", "a LoKr; give it with --lora"),
-    ("single_stream_modulation.lin.weight", "a denoiser of FLUX.2, not of Lens"),
-    ("double_blocks.0.img_attn.qkv.weight", "a denoiser of FLUX.1, not of Lens"),
-    ("decoder.conv_in.weight", "an autoencoder without FLUX.2's token statistics (bn)"),
-    ("input_blocks.0.0.weight", "a UNet of Stable Diffusion"),
-)
-"""Ends of keys → what else a file may be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,7 +87,8 @@ def open_component(
     Args:
         path: a safetensors or GGUF file; a folder with one or with shards; or a whole checkpoint's
             folder, of which `expected` is taken.
-        expected: which component it has to be; None takes any.
+        expected: which component it has to be; None takes any. A file that holds several gives
+            this one.
         keep: formats in which the encoder's experts stay packed; in others they are decoded.
 
     Raises:
@@ -121,26 +96,36 @@ def open_component(
             damaged, or not whole.
         ConfigError: settings that are damaged, or not in the file and not known.
     """
+    component, problems = examine_component(path, expected, keep=keep)
+    refuse(problems)
+    return component
+
+
+def examine_component(
+    path: str | Path, expected: Kind | None = None, *, keep: Collection[str] = PACKINGS
+) -> tuple[OpenComponent, list[str]]:
+    """The same with every difference from the architecture told, not refused.
+
+    Raises:
+        CheckpointError, ConfigError: as `open_component`, where nothing can be compared.
+    """
     path = Path(path)
     place = _place(path, expected)
-    raw = without_prefix(_open(place))
-    metadata = _metadata(raw)
+    opened = _open(place)
+    metadata = _metadata(opened)
+    refuse_foreign(opened, path, but_mlx=True)
+    kind, raw = one_network(opened, path, expected)
+    if kind != "denoiser":
+        refuse_foreign(raw, path)
     tokenizer = _tokenizer(raw)
     if TOKENIZER_KEY in raw:
         raw = DerivedSource(raw, [derived(raw, key) for key in raw if key != TOKENIZER_KEY])
-    kind = recognise(raw, path)
-    if expected is not None and kind != expected:
-        raise CheckpointError(
-            f"{path}: this is {_articled(kind)}, expected {_articled(expected)}",
-            f"give it with --{kind}",
-        )
-    stated = _stated_settings(place, metadata, kind)
-    source = _view(kind, raw, metadata, keep=keep)
+    stated = _stated_settings(place, metadata, kind, alone=len(homes(opened)) == 1)
+    source = _view(kind, raw, metadata, None if stated is None else stated[0], keep=keep)
     config = _config(kind, source, stated, raw)
     wanted = expected_tensors(config)
     source = without_padding(source, wanted)
-    refuse(find_problems(source, wanted))
-    return OpenComponent(
+    component = OpenComponent(
         kind=kind,
         path=path,
         config=config,
@@ -148,35 +133,7 @@ def open_component(
         tokenizer=tokenizer,
         stated=stated is not None,
     )
-
-
-def recognise(source: Source, path: Path) -> Kind:
-    """Which component the keys belong to.
-
-    Raises:
-        CheckpointError: none, or several; says what it is instead where that is known.
-    """
-    found: list[Kind] = [kind for kind in KINDS if any(sign in source for sign in _SIGNS[kind])]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise CheckpointError(
-            f"{path}: holds {' and '.join(_articled(kind) for kind in found)}",
-            "name a file for each component",
-        )
-    for end, what in _STRANGERS:
-        if any(key.endswith(end) for key in source):
-            raise CheckpointError(f"{path}: this is {what}")
-    first = next(iter(source), None)
-    keys = "holds no tensors" if first is None else f"its keys begin with {first!r}"
-    raise CheckpointError(
-        f"{path}: no component of Lens; {keys}",
-        "a denoiser, a GPT-OSS text encoder or a FLUX.2 autoencoder is recognised by its keys",
-    )
-
-
-def _articled(kind: Kind) -> str:
-    return {"denoiser": "a denoiser", "encoder": "a text encoder", "vae": "an autoencoder"}[kind]
+    return component, find_problems(source, wanted)
 
 
 def _place(path: Path, expected: Kind | None) -> Path:
@@ -231,10 +188,10 @@ def _tokenizer(source: Source) -> bytes | None:
 
 
 def _stated_settings(
-    place: Path, metadata: Mapping[str, str], kind: Kind
+    place: Path, metadata: Mapping[str, str], kind: Kind, *, alone: bool
 ) -> tuple[dict[str, Any], str] | None:
     """The settings that stand in the file, or in the config.json beside it, and where."""
-    if SETTINGS_KEY in metadata:
+    if SETTINGS_KEY in metadata and alone:
         where = f"{place}: metadata {SETTINGS_KEY!r}"
         values = parse_json(metadata[SETTINGS_KEY], where=where)
         if not isinstance(values, dict):
@@ -253,9 +210,16 @@ def _stated_settings(
     return (values, where) if named or place.is_dir() else None
 
 
-def _view(kind: Kind, raw: Source, metadata: Mapping[str, str], *, keep: Collection[str]) -> Source:
+def _view(
+    kind: Kind,
+    raw: Source,
+    metadata: Mapping[str, str],
+    settings: Mapping[str, Any] | None,
+    *,
+    keep: Collection[str],
+) -> Source:
     if kind == "denoiser":
-        return denoiser_view(raw, metadata)
+        return denoiser_view(raw, metadata, settings)
     if kind == "vae":
         return vae_view(raw)
     return encoder_view(raw, metadata, keep=keep)

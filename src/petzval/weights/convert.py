@@ -66,6 +66,8 @@ def convert_checkpoint(
         CheckpointError: something is there already, or cannot be read or written.
     """
     parts = [component_of(checkpoint, kind) for kind in KINDS]
+    for part in parts:
+        _refuse_swallowing(out, part.source, None if checkpoint.assembled else checkpoint.folder)
     tick = _counter(progress, sum(len(part.source) for part in parts))
     components = [_published(part, dtype, tick) for part in parts]
     home: Path | bytes = checkpoint.tokenizer_json if checkpoint.assembled else checkpoint.tokenizer
@@ -97,8 +99,9 @@ def convert_component(
         MissingExtraError: GGUF without the package gguf.
     """
     if target == "folder":
+        _refuse_swallowing(out, component.source, component.source.files[0].parent)
         written = _published(component, dtype, _counter(progress, len(component.source)))
-        save_component(out, written, overwrite=overwrite)
+        save_component(out, written, tokenizer=component.tokenizer, overwrite=overwrite)
         return
     check_target(component.kind, target)
     check_free(out, overwrite=overwrite)
@@ -147,14 +150,29 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     """Refuse to write a file where something is.
 
     Raises:
-        CheckpointError: it is a folder, or a file and `overwrite` is False.
+        CheckpointError: it is a folder or a device, or a file and `overwrite` is False.
     """
     if out.is_dir():
         raise CheckpointError(f"{out}: is a folder, expected the name of a file")
+    if out.exists() and not out.is_file():  # a rename would put a file in the device's place
+        raise CheckpointError(f"{out}: is a device, expected the name of a file")
     if out.exists() and not overwrite:
         raise CheckpointError(
             f"{out}: already exists; nothing was written", "choose another place, or --overwrite"
         )
+
+
+def _refuse_swallowing(out: Path, source: Source, own: Path | None) -> None:
+    """Refuse a folder that is more than the one that is converted, and would be replaced whole."""
+    place = out.resolve()
+    if own is not None and place == own.resolve():
+        return
+    for file in source.files:
+        if file.resolve().is_relative_to(place):
+            raise CheckpointError(
+                f"{out}: holds {file.name}, which is read; nothing was written",
+                "choose another place: a folder is replaced whole",
+            )
 
 
 def component_of(checkpoint: Checkpoint, kind: Kind) -> OpenComponent:

@@ -19,7 +19,15 @@ from petzval.models.experts import PACKINGS
 from petzval.weights.comfy_quant import QuantisedLayer, check_scales, quantised_layers, unpacked
 from petzval.weights.gguf_source import GgufSource
 from petzval.weights.key_tables import ENCODER_GGUF, ENCODER_OPENAI
-from petzval.weights.source import DerivedSource, DerivedTensor, Source, changed, derived, joined
+from petzval.weights.source import (
+    DerivedSource,
+    DerivedTensor,
+    Source,
+    changed,
+    derived,
+    joined,
+    packing_of,
+)
 
 _BANK = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(gate_up_proj|down_proj)")
 _GGUF_EXPERTS = re.compile(r"blk\.(?P<i>\d+)\.ffn_(?P<part>gate|up|down|gate_up)_exps\.weight")
@@ -136,7 +144,7 @@ def _encoder_from_gguf(source: Source, gguf: GgufSource, *, keep: Collection[str
     packed = (
         "mxfp4" in keep
         and bool(experts)
-        and all(gguf.tensors[key].kind == "MXFP4" for key in experts)
+        and all(packing_of(source.infos[key]) == "MXFP4" for key in experts)
     )
     for i in sorted({i for i, _ in experts.values()}, key=int):
         tensors += _gguf_layer(source, gguf, i, packed=packed)
@@ -198,9 +206,10 @@ def _gguf_bank(
         )
         return [whole]
     size = sum(source.infos[key].num_bytes for key in keys)
+    names = [_name_in_file(gguf, key) for key in keys]
 
     def part(index: int) -> Callable[[], Tensor]:
-        return lambda: order([mxfp4_parts(gguf.read_blocks(key))[index] for key in keys])
+        return lambda: order([mxfp4_parts(gguf.read_blocks(name))[index] for name in names])
 
     blocks = DerivedTensor(
         key=f"{name}_blocks",
@@ -215,6 +224,11 @@ def _gguf_bank(
         blocks, key=f"{name}_scales", shape=blocks.shape[:3], num_bytes=size // 17, load=part(1)
     )
     return [blocks, scales]
+
+
+def _name_in_file(gguf: GgufSource, key: str) -> str:
+    """A tensor's name with the prefix that the file has before all of them."""
+    return next(name for name in gguf.tensors if name == key or name.endswith(f".{key}"))
 
 
 def _alternating(parts: list[Tensor]) -> Tensor:

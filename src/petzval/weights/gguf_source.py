@@ -48,9 +48,15 @@ class GgufSource:
         """Open a GGUF file.
 
         Raises:
-            CheckpointError: as `read_gguf_header`.
+            CheckpointError: as `read_gguf_header`; or it is one of several parts.
         """
         header = read_gguf_header(file)
+        count = header.settings.get("split.count", 1)
+        if isinstance(count, int) and count > 1:
+            raise CheckpointError(
+                f"{file}: is one of the {count} parts of a GGUF file",
+                "put them together first: `llama-gguf-split --merge`",
+            )
         return cls(file, header.settings, header.tensors)
 
     @property

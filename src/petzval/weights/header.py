@@ -24,6 +24,9 @@ HEADER_LIMIT_BYTES = 100_000_000
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "I8": torch.int8,
     "I16": torch.int16,
     "I32": torch.int32,
@@ -39,6 +42,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 """Safetensors' names of the types that this package can read."""
 
 _METADATA = "__metadata__"
+_LONGEST_KEY, _MOST_DIMENSIONS = 1024, 16
 SAFETENSORS_HINT = "weights must be safetensors; convert the file with the program that wrote it"
 PICKLE_HINT = (
     "a pickle can run any program when it is opened, so it is never read; "
@@ -143,7 +147,8 @@ def _parse(file: Path, header: bytes) -> dict[str, Any]:
 def _header_bytes(file: Path) -> tuple[bytes, int]:
     """The JSON part, and the length of the whole file."""
     if not file.is_file():
-        kind = "is a folder" if file.is_dir() else "does not exist"
+        kind = "is no file" if file.exists() else "does not exist"
+        kind = "is a folder" if file.is_dir() else kind
         raise CheckpointError(f"{file}: {kind}; expected a safetensors file")
     try:
         with file.open("rb") as opened:
@@ -179,6 +184,8 @@ def _refuse_other_kinds(file: Path, start: bytes) -> None:
 
 def _entry(file: Path, base: int, key: str, entry: Any) -> TensorInfo:
     """One header entry, checked by itself."""
+    if len(key) > _LONGEST_KEY:
+        raise CheckpointError(f"{file}: a key has {len(key):,} characters; the file is damaged")
     place = f"{file}: key {key!r}"
     if not isinstance(entry, dict):
         raise CheckpointError(f"{place}: its header entry is not an object")
@@ -188,12 +195,14 @@ def _entry(file: Path, base: int, key: str, entry: Any) -> TensorInfo:
     offsets: Any = values.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(
-            f"{place}: dtype {dtype!r} is unknown", f"known dtypes: {', '.join(DTYPES)}"
+            f"{place}: dtype {dtype!r:.80} is unknown", f"known dtypes: {', '.join(DTYPES)}"
         )
     if not _are_sizes(shape):
-        raise CheckpointError(f"{place}: shape {shape!r} is not a list of sizes")
+        raise CheckpointError(f"{place}: shape {shape!r:.200} is not a list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{place}: data_offsets {offsets!r} are not two byte positions")
+        raise CheckpointError(f"{place}: data_offsets {offsets!r:.200} are not two byte positions")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise CheckpointError(f"{place}: has {len(shape):,} dimensions; the file is damaged")
     sizes: tuple[int, ...] = tuple(shape)
     start, stop = int(offsets[0]), int(offsets[1])
     expected = math.prod(sizes) * DTYPES[dtype].itemsize

@@ -1,7 +1,7 @@
 """Every name that another program gives to a tensor of Lens, as tables.
 
 Published names stand on the left. What is not only a name (a matrix that others keep in pieces or
-in another order) is in `joins`. Prefixes of whole files are the first thing that is taken off.
+in another order) is in `views`. Prefixes of whole files are taken off before (`recognition`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from petzval.weights.key_map import KeyMap, Row
-
-PREFIXES: tuple[str, ...] = (
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "text_encoders.gpt_oss.transformer.",
-    "text_encoders.llm.",
-    "first_stage_model.",
-    "vae.",
-    "transformer.",
-)
-"""What programs put before every name of a component's file; the first that all keys have goes."""
-
-COMFYUI_PREFIX = "model.diffusion_model."
-"""What ComfyUI itself writes before a denoiser's names; its loader takes files without, too."""
 
 
 def _resnet(ours: str, theirs: str, *, changes_width: bool = False) -> list[Row]:
@@ -139,6 +125,17 @@ ENCODER_OPENAI = KeyMap(
     ]
 )
 """GPT-OSS in OpenAI's own form, the `original/` folder; query, key and value are cut apart."""
+
+DENOISER_MLX = KeyMap(
+    [
+        Row(
+            ours=f"transformer_blocks.{{i}}.{stream}_mod.1.{{p}}",
+            theirs=f"transformer_blocks.{{i}}.{stream}_mod.{{p}}",
+        )
+        for stream in ("img", "txt")
+    ]
+)
+"""Where the denoiser's names in MLX's files are other than the published ones."""
 
 DENOISER_SPLIT: Mapping[str, tuple[str, int]] = {
     "to_q": ("img_qkv", 0),

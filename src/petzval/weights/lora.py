@@ -19,9 +19,10 @@ from torch import Tensor
 
 from petzval.errors import CheckpointError
 from petzval.models.mmdit import MMDiTConfig
-from petzval.weights.lora_keys import LayerNames, Role, is_for_text_encoder
+from petzval.weights.lora_keys import OTHER_KINDS, LayerNames, Role, is_for_text_encoder
 from petzval.weights.lora_settings import ADAPTER_FILE, LoraSettings, read_settings
 from petzval.weights.manifest import expected_tensors
+from petzval.weights.recognition import articled, homes
 from petzval.weights.tensors import TensorSource, file_sha256
 
 _HINT = (
@@ -278,6 +279,17 @@ def _unknown(file: Path, keys: list[str], *, nothing_known: bool) -> CheckpointE
         return CheckpointError(
             f"{file}: key {keys[0]!r} is one of DoRA's magnitudes{more}, which are not read",
             "train it as a plain LoRA",
+        )
+    for end, kind in OTHER_KINDS.items():
+        if keys[0].endswith(end):
+            return CheckpointError(
+                f"{file}: key {keys[0]!r} is of {kind}{more}, which is not read",
+                "LoRA and LoKr are; train it as one of them",
+            )
+    if nothing_known and (found := homes(keys)):
+        kind = next(iter(found))
+        return CheckpointError(
+            f"{file}: this is {articled(kind)}, not a LoRA", f"give it with --{kind}"
         )
     hint = _HINT if nothing_known else _OTHER_MODEL
     return CheckpointError(f"{file}: key {keys[0]!r} belongs to nothing in this model{more}", hint)

@@ -63,6 +63,18 @@ _ROLES: tuple[tuple[re.Pattern[str], Role], ...] = (
 )
 
 
+OTHER_KINDS: Mapping[str, str] = {
+    **dict.fromkeys((".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b"), "a LoHa"),
+    **dict.fromkeys((".oft_blocks", ".oft_R.weight", ".oft_diag"), "OFT, a rotation"),
+    **dict.fromkeys((".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"), "a GLoRA"),
+    **dict.fromkeys((".diff", ".diff_b"), "a difference of whole weights or biases"),
+    **dict.fromkeys((".lora_B.bias", ".lora_up.bias"), "a LoRA of biases"),
+    **dict.fromkeys((".lokr_t2", ".lora_mid.weight"), "a layer of convolutions"),
+    **dict.fromkeys((".ia3_l", ".on_input"), "IA3"),
+}
+"""Ends of keys → what changes layers in another way."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraKey:
     """What a key says.

@@ -16,6 +16,7 @@ from petzval.errors import CheckpointError, ConfigError
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
+from petzval.weights.foreign_formats import refuse_foreign_settings
 
 ComponentConfig = MMDiTConfig | GptOssConfig | AutoencoderConfig
 
@@ -34,7 +35,10 @@ _VAE_FIXED: Mapping[str, Any] = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
-_VAE_IGNORED = ("batch_norm_momentum", "force_upcast", "sample_size")
+_DENOISER_IGNORED = ("mlx_format", "quantization", "quantization_config")
+"""Who wrote the file; and the formats, which are refused where they are any."""
+
+_VAE_IGNORED = (*_DENOISER_IGNORED[1:], "batch_norm_momentum", "force_upcast", "sample_size")
 
 _SCHEDULER_FIXED: Mapping[str, Any] = {
     "invert_sigmas": False,
@@ -113,8 +117,11 @@ def denoiser_config_from(values: Mapping[str, Any], where: str) -> MMDiTConfig:
 
     Raises:
         ConfigError: a setting is unknown or out of range.
+        CheckpointError: the weights are in a format that is not read.
     """
-    return from_mapping(MMDiTConfig, _without_private(values), where=where)
+    refuse_foreign_settings(values, where)
+    own = {k: v for k, v in _without_private(values).items() if k not in _DENOISER_IGNORED}
+    return from_mapping(MMDiTConfig, own, where=where)
 
 
 def vae_config_from(values: Mapping[str, Any], where: str) -> AutoencoderConfig:
@@ -122,7 +129,9 @@ def vae_config_from(values: Mapping[str, Any], where: str) -> AutoencoderConfig:
 
     Raises:
         ConfigError: a setting is unknown or out of range, or of another kind of autoencoder.
+        CheckpointError: the weights are in a format that is not read.
     """
+    refuse_foreign_settings(values, where)
     _require(values, _VAE_FIXED, where)
     skipped = (*_VAE_FIXED, *_VAE_IGNORED)
     own = {k: v for k, v in _without_private(values).items() if k not in skipped}

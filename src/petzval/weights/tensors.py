@@ -7,6 +7,7 @@ on the CPU costs no copy, and others are converted one by one.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,9 @@ from petzval.weights.header import PICKLE_HINT, TensorInfo, read_header
 STEMS = ("diffusion_pytorch_model", "model")
 """How the published folders name their weights: `<stem>.safetensors`, or `<stem>-00001-of-…`."""
 
+_STEM = "|".join(STEMS)
+_VARIANT = re.compile(rf"({_STEM})\.(\w+\.safetensors|safetensors\.index\.\w+\.json)", re.ASCII)
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors", re.ASCII)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 REMAP_BYTES = 1 << 28
 """Converted bytes after which a file is mapped anew, to give its pages back."""
@@ -63,7 +67,22 @@ class TensorSource:
                 return cls((single,), read_header(single))
             if index.exists():
                 return cls._open_shards(index)
-        _refuse_without_weights(folder)
+        return cls._open_variant(folder)
+
+    @classmethod
+    def _open_variant(cls, folder: Path) -> TensorSource:
+        """What diffusers calls a variant: another file or index, with its name in the middle."""
+        names = sorted(path.name for path in folder.iterdir() if _VARIANT.fullmatch(path.name))
+        if len(names) > 1:
+            raise CheckpointError(
+                f"{folder}: holds {names[0]} and {names[1]}, and none without such a word",
+                "name the file itself, or leave one of them there",
+            )
+        if not names:
+            _refuse_without_weights(folder)
+        if names[0].endswith(".json"):
+            return cls._open_shards(folder / names[0])
+        return cls((folder / names[0],), read_header(folder / names[0]))
 
     @classmethod
     def _open_shards(cls, index: Path) -> TensorSource:
@@ -220,11 +239,20 @@ def _refuse_without_weights(folder: Path) -> NoReturn:
     for name in names:
         if name.endswith(PICKLE_SUFFIXES):
             raise CheckpointError(f"{folder / name}: this is a pickle", PICKLE_HINT)
-    shards = [name for name in names if name.endswith(".safetensors")]
+    shards = [name for name in names if _SHARD.fullmatch(name)]
     if shards:
         raise CheckpointError(
-            f"{folder}: holds {shards[0]} but neither {STEMS[0]}.safetensors, "
-            f"{STEMS[1]}.safetensors nor an index that names it",
+            f"{folder}: holds {shards[0]} but no index that names it",
             "download the file that ends in .safetensors.index.json as well",
         )
-    raise CheckpointError(f"{folder}: no safetensors weights here")
+    files = [name for name in names if name.endswith((".safetensors", ".gguf"))]
+    if files:
+        raise CheckpointError(
+            f"{folder}: holds {' and '.join(files[:2])}{' and others' if len(files) > 2 else ''}, "
+            f"and no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors",
+            "name the file itself",
+        )
+    raise CheckpointError(
+        f"{folder}: no safetensors weights here",
+        "name a file of weights, or the folder that they lie in",
+    )

@@ -16,7 +16,7 @@ from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
 from petzval.weights.checkpoint import check_fit
-from petzval.weights.component import match_packing
+from petzval.weights.component import examine_component, match_packing
 from petzval.weights.manifest import expected_tensors, find_problems
 from petzval.weights.mxfp4 import NAN_SCALE
 from petzval.weights.published import (
@@ -31,6 +31,7 @@ from petzval.weights.published import (
     read_encoder_config,
     read_vae_config,
 )
+from petzval.weights.source import Source, packing_of, total_bytes
 from petzval.weights.tensors import TensorSource, file_sha256
 
 
@@ -48,11 +49,11 @@ class ComponentReport:
     """One network, as found.
 
     Attributes:
-        name: folder of the component.
+        name: folder of the component; where there is only one, which it is.
         num_tensors: tensors in its files.
         num_parameters: numbers in the files, also those that are no parameters of the networks
             (statistics, the encoder's final norm and head); two for each byte of MXFP4 blocks,
-            scales not counted.
+            scales not counted; the same of NVFP4 codes.
         num_bytes: bytes of all tensors, headers not counted.
         dtypes: tensors of each safetensors dtype.
         files: every weights file, with its hash.
@@ -132,6 +133,39 @@ def verify_checkpoint(
     return VerifyReport(folder=folder, components=tuple(reports), problems=tuple(problems))
 
 
+def verify_component(path: str | Path, *, hashes: bool = True, values: bool = True) -> VerifyReport:
+    """The same of a file or folder with one network, in any format that is read.
+
+    Args:
+        path: as `open_component` takes it.
+        hashes, values: as `verify_checkpoint`; a quantised matrix is looked at decoded.
+
+    Raises:
+        CheckpointError: only where there is nothing at all.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: expected a checkpoint folder, or a file of one part")
+    try:
+        component, problems = examine_component(path)
+    except (CheckpointError, ConfigError) as error:
+        return VerifyReport(folder=path, components=(), problems=(error.message,))
+    source = component.source
+    if values:
+        problems += _bad_values(source)
+    report = count_tensors(component.kind, source)
+    files = [
+        FileReport(
+            name=file.name,
+            num_bytes=file.stat().st_size,
+            sha256=file_sha256(file) if hashes else "",
+        )
+        for file in source.files
+    ]
+    report = replace(report, files=tuple(files), problems=tuple(problems))
+    return VerifyReport(folder=path, components=(report,), problems=())
+
+
 def _verify_component(
     folder: Path,
     name: str,
@@ -168,39 +202,45 @@ def _verify_component(
     return replace(report, files=tuple(files), problems=tuple(problems)), config
 
 
-def count_tensors(name: str, source: TensorSource) -> ComponentReport:
-    """Counts from the headers alone."""
+def count_tensors(name: str, source: Source) -> ComponentReport:
+    """Counts from the headers alone; a quantised tensor counts as its format."""
     dtypes: dict[str, int] = {}
     num_parameters = 0
     for key, info in source.infos.items():
-        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + 1
-        if key.endswith("_blocks"):
+        dtype = packing_of(info) or info.dtype
+        dtypes[dtype] = dtypes.get(dtype, 0) + 1
+        if key.endswith(("_blocks", "_codes")):
             num_parameters += 2 * info.num_elements
-        elif not key.endswith("_scales"):
+        elif not key.endswith(("_scales", "_tiles", "_factors")):
             num_parameters += info.num_elements
     return ComponentReport(
         name=name,
         num_tensors=len(source),
         num_parameters=num_parameters,
-        num_bytes=source.num_bytes,
+        num_bytes=total_bytes(source),
         dtypes=tuple(sorted(dtypes.items())),
     )
 
 
-def _bad_values(source: TensorSource) -> list[str]:
+def _bad_values(source: Source) -> list[str]:
     """Numbers that no network can use, read tensor by tensor."""
     problems: list[str] = []
     for key, info in source.infos.items():
-        if info.torch_dtype.is_floating_point:
+        is_float, is_scale = info.torch_dtype.is_floating_point, key.endswith("_scales")
+        if not is_float and not is_scale and not key.endswith("_tiles"):
+            continue
+        try:
             tensor = source.read(key)
+        except CheckpointError as error:  # what decodes it looks at its scales
+            problems.append(error.message)
+            continue
+        if is_float:
             wide = tensor.float() if tensor.element_size() == 1 else tensor
             count = int((~torch.isfinite(wide)).sum())
             fault = "NaN or infinite numbers"
-        elif key.endswith("_scales"):
-            count = int((source.read(key) == NAN_SCALE).sum())
-            fault = f"MXFP4 scales of {NAN_SCALE}, which stands for NaN"
         else:
-            continue
+            count = int((tensor == NAN_SCALE).sum()) if is_scale else 0
+            fault = f"MXFP4 scales of {NAN_SCALE}, which stands for NaN"
         if count:
             problems.append(f"{info.file}: key {key!r} holds {count:,} {fault}")
     source.close()

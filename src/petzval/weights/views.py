@@ -1,8 +1,8 @@
 """Each component's tensors under their published names and in their published form.
 
 What a file holds is turned into what the networks expect in three steps, none of which reads a
-number: the prefix goes, quantised layers become matrices (`comfy_quant`), and names and pieces are
-mapped by the tables of `key_tables`. The text encoder, which has most forms, is in
+number: the prefix goes (`recognition`), quantised layers become matrices (`comfy_quant`), and names
+and pieces are mapped by the tables of `key_tables`. The text encoder, which has most forms, is in
 `encoder_views`.
 """
 
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from petzval.errors import CheckpointError
 from petzval.weights.comfy_quant import unpacked
-from petzval.weights.key_tables import DENOISER_SPLIT, PREFIXES, VAE_ORIGINAL, VAE_POINTWISE
+from petzval.weights.key_tables import DENOISER_MLX, DENOISER_SPLIT, VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import ExpectedTensor
+from petzval.weights.mlx_quant import unpacked_mlx
 from petzval.weights.source import (
     DerivedSource,
     DerivedTensor,
@@ -32,22 +34,23 @@ from petzval.weights.source import (
 _TRACKED = "bn.num_batches_tracked"
 
 
-def without_prefix(source: Source) -> Source:
-    """What all names begin with is taken off: the first of `key_tables.PREFIXES` that occurs."""
-    for prefix in PREFIXES:
-        if any(key.startswith(prefix) for key in source):
-            return DerivedSource(
-                source, [derived(source, key, key.removeprefix(prefix)) for key in source]
-            )
-    return source
+def denoiser_view(
+    source: Source, metadata: Mapping[str, str], settings: Mapping[str, Any] | None = None
+) -> Source:
+    """A denoiser; MLX's names are read, and query, key and value that are apart put together.
 
-
-def denoiser_view(source: Source, metadata: Mapping[str, str]) -> Source:
-    """A denoiser; query, key and value that are apart are put together.
+    Args:
+        source: without prefix.
+        metadata: of a safetensors file's header.
+        settings: of its config.json, where there is one.
 
     Raises:
         CheckpointError: a quantised layer is damaged, or a third of a fused layer is missing.
     """
+    source = unpacked_mlx(source, settings)
+    if any(DENOISER_MLX.to_ours(key) for key in source):
+        names = {key: DENOISER_MLX.to_ours(key) or key for key in source}
+        source = DerivedSource(source, [derived(source, key, names[key]) for key in source])
     source = unpacked(source, metadata)
     pieces = {key: place for key in source if (place := _split_place(key)) is not None}
     if not pieces:

@@ -77,10 +77,18 @@ def save_component(
     folder: str | Path,
     component: Component,
     *,
+    tokenizer: bytes | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     overwrite: bool = False,
 ) -> None:
     """Write one component's own folder: config.json and safetensors, in shards where too large.
+
+    Args:
+        folder: where to; its parents are made.
+        component: what to write.
+        tokenizer: content of a `tokenizer.json` beside the weights.
+        max_shard_bytes: a larger component is split into shards with an index.
+        overwrite: replace what is there.
 
     Raises:
         CheckpointError: the tensors are not those of the config; the folder exists and `overwrite`
@@ -89,6 +97,8 @@ def save_component(
     _refuse_wrong_state(component)
     with _replacing(Path(folder), overwrite=overwrite) as partial:
         _write_component(partial, component, max_shard_bytes)
+        if tokenizer is not None:
+            (partial / "tokenizer.json").write_bytes(tokenizer)
 
 
 def save_checkpoint(
@@ -282,6 +292,12 @@ def _replacing(folder: Path, *, overwrite: bool) -> Generator[Path]:
     if folder.exists() and not (overwrite and folder.is_dir()):
         kind = "already exists" if folder.is_dir() else "is a file"
         raise CheckpointError(f"{folder}: {kind}; nothing was written", "choose another place")
+    if folder.exists() and not _is_replaceable(folder):
+        raise CheckpointError(
+            f"{folder}: holds other things than weights; nothing was written",
+            "choose another place, or a folder that is empty",
+        )
+    folder = folder.resolve() if folder.name in ("", "..") else folder
     token = uuid.uuid4().hex[:8]
     partial = folder.with_name(f".{folder.name}.{token}.partial")
     old = folder.with_name(f".{folder.name}.{token}.old")
@@ -304,6 +320,12 @@ def _replacing(folder: Path, *, overwrite: bool) -> Generator[Path]:
                 old.rename(folder)
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or one of weights: anything else would be lost by replacing it."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or bool(names & {"model_index.json", "config.json"})
 
 
 def _write_text(path: Path, text: str) -> None:
