@@ -167,8 +167,8 @@ def test_launches_by_hand_go_to_the_device_of_their_tensors(
     monkeypatch.setattr(torch.cuda, "device", device)
     for current in (1, 0):
         monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
-        with unchecked(backends.on_device_of)(Elsewhere()):
+        with unchecked(backends.on_device)(Elsewhere()):
             pass
-    with backends.on_device_of(torch.ones(1)):
+    with backends.on_device(torch.ones(1)):
         pass
     assert asked == [1]

@@ -165,13 +165,6 @@ def trim_heap() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def on_device(x: Tensor) -> AbstractContextManager[Any]:
-    """Context in which a CUDA tensor's device is the current one, where Triton launches."""
-    if not x.is_cuda or x.get_device() == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(x.device)
-
-
 def side_stream(device: torch.device) -> Any:
     """A stream of a CUDA device beside its current one."""
     return torch.cuda.Stream(device)
@@ -194,7 +187,7 @@ def current_stream() -> Any:
     return torch.cuda.current_stream()
 
 
-def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Context in which a tensor's device is the current one, as launches by hand need it."""
     if not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
         return nullcontext()

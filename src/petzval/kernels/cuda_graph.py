@@ -41,7 +41,7 @@ class CudaGraph:
     def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
         self._inputs = [x.clone() for x in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        with backends.on_device_of(inputs[0]):
+        with backends.on_device(inputs[0]):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -53,7 +53,7 @@ class CudaGraph:
 
     def replay(self, inputs: Sequence[Tensor]) -> Tensor:
         """The function's result, in memory of its own."""
-        with backends.on_device_of(inputs[0]):
+        with backends.on_device(inputs[0]):
             for place, x in zip(self._inputs, inputs, strict=True):
                 place.copy_(x)
             self._graph.replay()

@@ -195,8 +195,7 @@ def rms_norm_modulate(
     if _in_triton(x):
         from petzval.kernels.triton import launch
 
-        with backends.on_device(x):
-            return launch.rms_norm_modulate(x, weight, eps, shift, scale, rows)
+        return launch.rms_norm_modulate(x, weight, eps, shift, scale, rows)
     module = slow if _in_reference() else fast
     return module.rms_norm_modulate(x, weight, eps, shift, scale, rows)
 
@@ -206,8 +205,7 @@ def gated_residual(x: Tensor, gate: Tensor, y: Tensor, rows: Tensor | None = Non
     if _in_triton(x):
         from petzval.kernels.triton import launch
 
-        with backends.on_device(x):
-            return launch.gated_residual(x, gate, y, rows)
+        return launch.gated_residual(x, gate, y, rows)
     return (slow if _in_reference() else fast).gated_residual(x, gate, y, rows)
 
 
@@ -216,8 +214,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     if _in_triton(gate):
         from petzval.kernels.triton import launch
 
-        with backends.on_device(gate):
-            return launch.swiglu(gate, up)
+        return launch.swiglu(gate, up)
     return (slow if _in_reference() else fast).swiglu(gate, up)
 
 
@@ -235,8 +232,7 @@ def joint_qkv(
         from petzval.kernels.triton import launch
 
         if launch.fits(image.query_weight.shape[0]):
-            with backends.on_device(image.fused):
-                return launch.joint_qkv(image, text, eps, cos, sin, text_queries=text_queries)
+            return launch.joint_qkv(image, text, eps, cos, sin, text_queries=text_queries)
     module = slow if _in_reference() else fast
     return module.joint_qkv(image, text, eps, cos, sin, text_queries=text_queries)
 
@@ -252,8 +248,7 @@ def float8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) 
         if _in_triton(x):
             from petzval.kernels.triton import launch
 
-            with backends.on_device(rows):
-                encoded = launch.encode_float8_rows(rows)
+            encoded = launch.encode_float8_rows(rows)
         else:
             encoded = fast.encode_float8_rows(rows)
         return fast.scaled_product(*encoded, codes, scale, bias, x)
@@ -283,10 +278,9 @@ def packed_experts(
     """
     from petzval.kernels.triton import experts
 
-    with backends.on_device(x):
-        plan = experts.schedule(chosen, gate_up[2].shape[0])
-        hidden = activation(experts.expert_products(x, chosen, *gate_up, plan))
-        results = experts.expert_products(hidden, chosen, *down, plan)
+    plan = experts.schedule(chosen, gate_up[2].shape[0])
+    hidden = activation(experts.expert_products(x, chosen, *gate_up, plan))
+    results = experts.expert_products(hidden, chosen, *down, plan)
     return (results.float() * weights[..., None].float()).sum(1).to(x.dtype)
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from petzval.kernels import backends, fast, reference
+from petzval.kernels import fast, reference
 from petzval.kernels.mxfp4 import encode_mxfp4
 from petzval.kernels.sequences import FusedStream
 
@@ -99,8 +99,7 @@ def _triton_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
         return False, "Triton's kernels need compute capability 8.0"
     like = torch.empty(0, device=f"cuda:{index}", dtype=dtype)
     try:
-        with backends.on_device(like):
-            return verdict(differences(like), _LIMITS[dtype])
+        return verdict(differences(like), _LIMITS[dtype])
     except Exception as error:  # whatever a compiler or a driver may say
         return False, f"the trial failed: {_first_line(error)}"
 
@@ -115,8 +114,7 @@ def _float8_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
         if _triton_ready(like.device, dtype)[0]:
             from petzval.kernels.triton import launch
 
-            with backends.on_device(like):
-                codes_here = launch.encode_float8_rows(x)[0]
+            codes_here = launch.encode_float8_rows(x)[0]
             encoded = ("float8 codes", codes_here, reference.encode_float8_rows(x)[0])
             usable, reason = verdict([encoded], _CODE_LIMIT)
             if not usable:
@@ -130,8 +128,7 @@ def _float8_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
 def _expert_trial(index: int, dtype: torch.dtype) -> tuple[bool, str]:
     like = torch.empty(0, device=f"cuda:{index}", dtype=dtype)
     try:
-        with backends.on_device(like):
-            return verdict(expert_differences(like), _LIMITS[dtype])
+        return verdict(expert_differences(like), _LIMITS[dtype])
     except Exception as error:
         return False, f"the trial failed: {_first_line(error)}"
 

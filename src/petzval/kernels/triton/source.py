@@ -26,5 +26,5 @@ def program(function: Callable[..., Any]) -> Any:
 
 def launch(kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any) -> None:
     """Run a program where a tensor is: Triton itself takes whichever device is current."""
-    with backends.on_device_of(like):
+    with backends.on_device(like):
         kernel[grid](*args, **constants)
