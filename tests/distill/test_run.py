@@ -189,6 +189,7 @@ def test_a_result_can_lie_between_start_and_end(
             tmp_path / f"run-{share}",
             teacher=golden_checkpoint,
             latents=latents,
+            start=golden_checkpoint,
             report=lambda line: None,
         )
         assert outcome.checkpoint is not None
@@ -207,6 +208,8 @@ def test_mistakes_are_named(run: Run, golden_checkpoint: Path) -> None:
     assert code == 2 and "lens_turbo, mini_guided, mini_turbo" in err
     code, _, err = run("distill", "smoke_turbo", "--device", "cpu")
     assert code == 2 and "--teacher" in err
+    code, _, err = run("distill", "mini_turbo", "--device", "cpu")
+    assert code == 2 and "keeps 50%" in err and "mini_guided" in err
     words = ("distill", "smoke_turbo", "--teacher", golden_checkpoint, "--out", "x/run")
     code, _, err = run(*words)
     assert code == 2 and "holds no latents" in err

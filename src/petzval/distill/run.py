@@ -84,8 +84,8 @@ def distill(
         report: receives lines of progress.
 
     Raises:
-        TrainingError: no teacher, no latents, a `start` of other sizes than the teacher's, or a
-            folder that holds the run of another teacher.
+        TrainingError: no teacher, no latents, no `start` where the recipe keeps a share of it or
+            one of other sizes than the teacher's, or a folder of another teacher's run.
         RequestError, CheckpointError, ConfigError: the teacher or a setting cannot be used.
     """
     recipe_name = recipe if isinstance(recipe, str) else recipe.name
@@ -94,6 +94,12 @@ def distill(
     if chosen is None:
         raise TrainingError(
             f"{recipe_name} has no teacher of its own", "name one: --teacher CHECKPOINT"
+        )
+    if start is None and isinstance(recipe, TurboRecipe) and recipe.start_share > 0:
+        raise TrainingError(
+            f"{recipe_name} keeps {recipe.start_share:.0%} of the student it begins with, "
+            "and none is named",
+            "name one that knows guidance: --start CHECKPOINT (petzval distill mini_guided)",
         )
     located = locate(chosen)
     checkpoint = Checkpoint.open(located.folder)
