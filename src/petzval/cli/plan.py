@@ -78,9 +78,9 @@ def _place(
 
     from petzval.inference.dry_networks import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
-    from petzval.inference.planner import Budget
     from petzval.inference.planning import Planning
     from petzval.inference.speeds import Speeds
+    from petzval.inference.terms import Budget
 
     known = None if speeds is None else read_json(speeds)
     planning = Planning.open(
