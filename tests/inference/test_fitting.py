@@ -18,6 +18,7 @@ from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement, Strategy
 from petzval.inference.planner import Planner
 from petzval.inference.planning import MemoryWarning, Planning
+from petzval.inference.request import GenerationRequest
 from petzval.inference.residency import Residency
 from petzval.inference.speeds import Speeds
 from petzval.inference.terms import Budget, Terms
@@ -27,6 +28,7 @@ from petzval.weights.checkpoint import Checkpoint
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 LARGE: dict[str, Any] = {**SMALL, "size": "256x256"}
+NARROW: dict[str, Any] = {**SMALL, "size": "128x256"}
 SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
 
 
@@ -143,7 +145,7 @@ def test_what_fits_keeps_its_placement_and_is_reckoned_once(
         pipeline.generate(FOX, **LARGE)
         assert len(asked) == 1
         pipeline.generate(FOX + ".", **LARGE)
-        pipeline.generate(FOX, **{**LARGE, "size": "128x256"})
+        pipeline.generate(FOX, **NARROW)
     assert len(asked) == 1
     assert pipeline._residency is residency
 
@@ -254,17 +256,18 @@ def test_a_larger_batch_of_larger_pictures_moves_and_shrinks(
 def test_many_texts_at_once_become_fewer_where_the_encoder_has_no_room(
     golden_checkpoint: Path, loose: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"{'a fox and an owl ' * 20}{letter}" for letter in "abcdefgh"]
-    options = {**SMALL, "guidance": 1.0}
+    words = [f"{'a fox and an owl ' * 60}{letter}" for letter in "abcdefghijklmnop"]
+    options: dict[str, Any] = {**SMALL, "guidance": 1.0}
     placement = _staged(loose, words, options)
-    planner = planner_of(loose, words, **options)
-    need = planner.again(placement).peak_bytes
     assert loose.planning is not None
     plan = loose.plan(words, **options)
     work = loose.planning.work(plan)
-    assert (work.text_batch, work.batch) == (8, 1)
-    halves = dataclasses.replace(work, text_batch=4, text_tokens=work.text_tokens + 31)
-    limit = loose.planning.planner(halves, 0).again(placement).peak_bytes
+    assert (work.text_batch, work.batch) == (16, 1)
+    work = dataclasses.replace(work, text_tokens=-(-work.text_tokens // 32) * 32)
+    halves = dataclasses.replace(work, text_batch=8)
+    limit, need = (
+        loose.planning.planner(each, 0).again(placement).peak_bytes for each in (halves, work)
+    )
     assert limit < need
     pipeline = planned(golden_checkpoint)
     assert pipeline.planning is not None
@@ -279,7 +282,7 @@ def test_many_texts_at_once_become_fewer_where_the_encoder_has_no_room(
 
     monkeypatch.setattr(GptOssEncoder, "forward", note)
     next(iter(pipeline.steps(words, **options)))
-    assert seen == [4, 4]
+    assert sorted(seen) == [1, 8, 8]  # the prefix, and all texts at the first picture
     assert pipeline.placement is placement
 
 
@@ -295,11 +298,15 @@ def _staged(pipeline: Pipeline, prompt: Any, options: dict[str, Any]) -> Placeme
 
 def test_a_loaded_limit_holds_for_every_request(golden_checkpoint: Path) -> None:
     """The sizes of the process are its own here, so the figures are taken from the pipeline."""
-    first = Pipeline.load(golden_checkpoint, device="cpu", memory="3GB", request=FOX)
+    request = GenerationRequest(prompt=FOX, **SMALL)
+    roomy = Pipeline.load(golden_checkpoint, device="cpu", memory="8GB", request=request)
+    assert roomy.placement is not None
+    limit = roomy.placement.peak_bytes + 100_000_000
+    first = Pipeline.load(golden_checkpoint, device="cpu", memory=limit, request=request)
     assert first.terms is not None
-    assert first.terms.limits == Budget(memory=3 * 10**9)
+    assert first.terms.limits == Budget(memory=limit)
     assert len(first.terms.works) == 1
-    with pytest.raises(PlacementError, match="no plan for 4096x4096 fits in 3 GB of memory"):
+    with pytest.raises(PlacementError, match="no plan for 4096x4096 fits in "):
         first.generate(FOX, height=4096, width=4096, allow_any_size=True)
     moved = first._residency
     assert isinstance(moved, Residency)
