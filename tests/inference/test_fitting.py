@@ -263,7 +263,7 @@ def test_a_larger_batch_of_larger_pictures_moves_and_shrinks(
 def test_many_texts_at_once_become_fewer_where_the_encoder_has_no_room(
     golden_checkpoint: Path, loose: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"{'a fox and an owl ' * 60}{letter}" for letter in "abcdefghijklmnop"]
+    words = [f"{'a fox and an owl ' * 50}{letter}" for letter in "abcdefghijklmnop"]
     options: dict[str, Any] = {**SMALL, "guidance": 1.0}
     placement = _staged(loose, words, options)
     assert loose.planning is not None
