@@ -96,9 +96,6 @@ def test_a_model_that_was_not_fetched_is_planned_for_by_its_published_sizes(
     stored = {each["network"]: dict(each["stored"]) for each in plan["networks"]}
     assert stored["denoiser"] == {"BF16": 8_208_450_304}
     assert sum(stored["text encoder"].values()) == 13_761_264_768
-    code, out, err = run("plan", "--model", "lens-turbo", "--device", "cuda:7", "--memory", "1GB")
-    assert (code, out) == (2, "")
-    assert "no plan for 1024x1024 fits in 1 GB of memory" in err
     code, _, err = run("generate", "a fox", "--model", "lens-turbo")
     assert code == 2
     assert "lens-turbo is not on this machine" in err
