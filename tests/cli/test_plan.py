@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from petzval.models.sizes import MINI_GPT_OSS, MINI_MMDIT, MINI_VAE
+from petzval.weights import unfetched
 from tests.cli.conftest import Run
 
 SPEEDS = {
@@ -44,6 +46,7 @@ def test_the_document_and_a_tight_limit(run: Run, golden_checkpoint: Path, speed
     loose = json.loads(out)
     assert code == 0
     assert loose["exact"] is True
+    assert loose["files_are_here"] is True
     assert loose["peak_bytes"] > loose["baseline_bytes"] > 0
     code, out, err = run(*words, "--memory", "1kB")
     assert code == 2
@@ -73,6 +76,53 @@ def test_a_card_that_is_not_here_can_be_planned_for(
     code, _, err = run("generate", "a fox", "--model", golden_checkpoint, "--device", "cuda:7")
     assert code == 2
     assert "device 'cuda:7' is not on this machine" in err
+
+
+def test_a_model_that_was_not_fetched_is_planned_for_by_its_published_sizes(run: Run) -> None:
+    words = ("plan", "--device", "cuda:7", "--memory", "8GB", "--size", "1024x1024")
+    code, out, err = run(*words, "--model", "lens-turbo")
+    assert (code, err) == (0, "")
+    [line] = [line for line in out.splitlines() if line.startswith("files ")]
+    assert "are not here: this is for the published sizes of lens-turbo, read at 1 GB/s" in line
+    assert "`petzval pull lens-turbo` fetches them" in line
+    for word in ("text encoder", "denoiser", "autoencoder", "1024x1024, 4 calls", "16.4 GB F32"):
+        assert word in out
+    code, _, err = run("generate", "a fox", "--model", "lens-turbo")
+    assert code == 2
+    assert "lens-turbo is not on this machine" in err
+    assert "petzval pull lens-turbo" in err
+
+
+def test_the_document_says_whether_the_files_are_here(
+    run: Run, speeds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"denoiser": MINI_MMDIT, "encoder": MINI_GPT_OSS, "vae": MINI_VAE}
+    monkeypatch.setattr(unfetched, "_CONFIGS", small)  # the full sizes take their time
+    words = ("plan", "--device", "cuda:7", "--speeds", speeds, "--size", "256x256")
+    code, out, _ = run(*words, "--model", "lens-sceneworks", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan["files_are_here"] is False
+    assert plan["steps"] == 20
+    code, out, _ = run(*words, "--model", "lens-sceneworks")
+    assert code == 0
+    assert "of lens-sceneworks; `petzval pull lens-sceneworks` fetches them" in out
+    code, out, err = run(*words, "--model", "lens-turbo", "--memory", "1MB")
+    assert (code, out) == (2, "")
+    assert "no plan for 256x256 fits in 1 MB of memory" in err
+
+
+def test_a_part_that_is_here_is_planned_with_those_that_are_not(
+    run: Run, golden_checkpoint: Path
+) -> None:
+    """One file of a size that does not fit the published others is refused as ever."""
+    vae = golden_checkpoint / "vae"
+    code, out, err = run("plan", "--model", "lens-turbo", "--vae", vae, "--device", "cuda:7")
+    assert (code, out) == (2, "")
+    assert "in_channels is 128, expected 4 x the vae's latent_channels" in err
+    code, _, err = run("plan", "--model", "lens-mxfp8", "--device", "cuda:7")
+    assert code == 2
+    assert "lens-mxfp8 is a denoiser alone" in err
 
 
 @pytest.mark.parametrize(

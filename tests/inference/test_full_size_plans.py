@@ -6,16 +6,22 @@ sums that were counted by hand from the published shapes, and the targets of mem
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.random_checkpoint import write_random_checkpoint
-from petzval.errors import PlacementError
+from petzval.errors import CheckpointError, PlacementError
 from petzval.inference.dry_networks import Work
+from petzval.inference.opening import open_checkpoint
 from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
 from petzval.inference.planner import Budget, Planner
 from petzval.inference.speeds import Speeds
+from petzval.inference.variants import locate
 from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.registry import find_mirror
+from petzval.weights.unfetched import unfetched_component
 
 GIBIBYTE = 2**30
 CUDA = torch.device("cuda")
@@ -107,3 +113,35 @@ def test_a_blank_negative_prompt_costs_the_encoder_nothing(full_size: Checkpoint
     encoders = [_planner(full_size, work).choose(Budget()).of(ENCODER) for work in (one, two)]
     assert encoders[1].kept_bytes == 2 * encoders[0].kept_bytes
     assert encoders[1].other_seconds == pytest.approx(2 * encoders[0].other_seconds)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_sizes_that_are_known_without_files_give_the_plans_of_the_files(
+    full_size: Checkpoint, device: str
+) -> None:
+    located = locate("lens-turbo-sceneworks", unfetched=True)
+    assert located.unfetched is not None
+    unfetched = open_checkpoint(located)
+    place, budget = torch.device(device), Budget(memory=8 * 10**9)
+    here, there = (
+        Planner(each, place, torch.bfloat16, TURBO, SPEEDS, baseline=400_000_000).choose(budget)
+        for each in (full_size, unfetched)
+    )
+    for mine, its in zip(here.networks, there.networks, strict=True):
+        if mine.network == ENCODER:  # the published one has a head as well, which is not used
+            assert sum(dict(its.stored).values()) == 13_761_264_768
+        assert replace(its, stored=mine.stored) == mine
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        unfetched.denoiser_source.read("img_in.weight")
+
+
+def test_the_size_of_a_mirror_tells_how_its_denoiser_is_stored() -> None:
+    stored: dict[str, dict[str, int]] = {}
+    for name in ("lens", "lens-sceneworks"):
+        mirror = find_mirror(name)
+        infos = unfetched_component(mirror, "denoiser").source.infos.values()
+        stored[name] = {info.dtype: sum(each.num_bytes for each in infos) for info in infos}
+    assert stored == {"lens": {"F32": 16_416_900_608}, "lens-sceneworks": {"BF16": 8_208_450_304}}
+    unknown = replace(find_mirror("lens"), approximate_bytes=None)
+    infos = unfetched_component(unknown, "denoiser").source.infos.values()
+    assert {info.dtype for info in infos} == {"BF16"}

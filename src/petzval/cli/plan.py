@@ -12,6 +12,7 @@ from petzval.cli.console import plain_warnings, print_json, print_line, print_ta
 
 if TYPE_CHECKING:
     from petzval.inference.placement import NetworkPlacement, Placement
+    from petzval.inference.variants import Located
 
 
 def plan(
@@ -39,20 +40,27 @@ def plan(
     """Plan where the networks will be, and predict peak memory and seconds.
 
     Headers and settings are read, no weights. `petzval generate` with the same options follows the
-    same plan. A device that is not on this machine can be planned for.
+    same plan. A device that is not on this machine can be planned for, and so can a published
+    model that was not fetched yet.
     """
     asked = {"size": size, "aspect": aspect, "base": base, "steps": steps, "guidance": guidance}
     given = {name: value for name, value in asked.items() if value is not None}
     machine = {"memory": memory, "ram": ram, "quantise": quantise, "device": device, "dtype": dtype}
     parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
     with plain_warnings():
-        placement = _place(model, parts, given, machine, speeds)
+        located, placement = _place(model, parts, given, machine, speeds)
     if json:
         from petzval.inference.planning import as_json
 
-        print_json(as_json(placement))
+        print_json({**as_json(placement), "files_are_here": located.unfetched is None})
         return
     _show(placement)
+    if located.unfetched is not None:
+        print_line(
+            f"files        are not here: this is for the published sizes of {located.name}"
+            + (", read at 1 GB/s" if speeds is None else "")
+            + f"; `petzval pull {located.unfetched.name}` fetches them"
+        )
     _show_whose_seconds(placement.device, given=speeds is not None)
 
 
@@ -62,7 +70,7 @@ def _place(
     given: dict[str, Any],
     machine: dict[str, str | None],
     speeds: Path | None,
-) -> Placement:
+) -> tuple[Located, Placement]:
     """Refuse what is wrong before torch is loaded, then plan."""
     from petzval.config import from_mapping, read_json
     from petzval.inference.parts import Parts
@@ -71,16 +79,17 @@ def _place(
     from petzval.inference.variants import locate
 
     named = Parts.of(**parts)
-    located = locate(model if model is not None or named else options.DEFAULT_MODEL, named)
+    name = model if model is not None or named else options.DEFAULT_MODEL
+    located = locate(name, named, unfetched=True)
     request = GenerationRequest(prompt="a picture", **given)
     request.resolution(located.defaults)
     storage = choose_storage(machine["quantise"] or "exact")
 
     from petzval.inference.dry_networks import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
-    from petzval.inference.planner import Budget
     from petzval.inference.planning import Planning
     from petzval.inference.speeds import Speeds
+    from petzval.inference.terms import Budget
 
     known = None if speeds is None else read_json(speeds)
     planning = Planning.open(
@@ -95,7 +104,7 @@ def _place(
     )
     plan = make_plan(request, located.defaults)
     work = planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS)
-    return planning.planner(work).choose(planning.limits())
+    return located, planning.planner(work).choose(planning.limits())
 
 
 def _show(placement: Placement) -> None:

@@ -25,6 +25,9 @@ from petzval.models.gpt_oss import GptOssEncoder, PrefixCache
 DEFAULT_CACHE_BYTES = 256 * 2**20
 """About 200 prompts of the full-size model, in bfloat16."""
 
+DEFAULT_MAX_BATCH = 16
+"""Prompts of one length that run through the encoder together."""
+
 _MAX_DATES = 8
 
 
@@ -134,7 +137,7 @@ class PromptEncoder:
         markers: str = "neutralise",
         max_tokens: int = DEFAULT_MAX_TOKENS,
         cache_size: int = DEFAULT_CACHE_BYTES,
-        max_batch: int = 16,
+        max_batch: int = DEFAULT_MAX_BATCH,
         use_prefix_cache: bool = True,
         bring: Callable[[], object] | None = None,
     ) -> None:
@@ -157,7 +160,7 @@ class PromptEncoder:
             markers=markers,
             max_tokens=max_tokens,
         )
-        self._prefixes: OrderedDict[str, PrefixCache] = OrderedDict()
+        self._prefixes: OrderedDict[tuple[str, torch.device], PrefixCache] = OrderedDict()
 
     def empty_features(self) -> PromptFeatures:
         """No text at all: the unconditional branch of a blank negative prompt."""
@@ -246,13 +249,14 @@ class PromptEncoder:
         return [layer[:, template.PREFIX_LENGTH :] for layer in self.encoder(ids)]
 
     def _prefix(self, date: str) -> PrefixCache:
-        if date not in self._prefixes:
-            device = self.encoder.model.embed_tokens.weight.device
+        device = self.encoder.model.embed_tokens.weight.device
+        key = (date, device)  # the encoder may have moved
+        if key not in self._prefixes:
             ids = torch.tensor([self.tokenizer.prefix(date)], device=device)
-            self._prefixes[date] = self.encoder.encode_prefix(ids)
+            self._prefixes[key] = self.encoder.encode_prefix(ids)
             if len(self._prefixes) > _MAX_DATES:
                 self._prefixes.popitem(last=False)
-        return self._prefixes[date]
+        return self._prefixes[key]
 
 
 def _warn(num_dropped: int, setting: _Setting) -> None:

@@ -237,7 +237,7 @@ def _moving(base: Pipeline, planning: Planning) -> Pipeline:
     """The base's placement, followed by networks of its own; the base's are put out before."""
     assert base.placement is not None
     base.put_out()
-    residency = planning.follow(base.placement)
+    residency = planning.follow(base.placement, base.terms)
     networks = residency.networks
     text = PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=base.identity)
     text.cache = base.text.cache

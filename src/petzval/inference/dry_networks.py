@@ -42,7 +42,10 @@ class Work:
         calls: of the denoiser in a branch.
         branches: 1 at guidance 1, else 2.
         text_tokens: of the longer prompt, suffix included.
-        texts: that are encoded; a blank negative prompt is none.
+        texts: that are encoded for a picture; a blank negative prompt is none.
+        batch: pictures that run through the networks together.
+        text_batch: texts of one length that are encoded together where many are at once.
+        all_texts: of the whole request, whose features may be kept at once.
     """
 
     grid: tuple[int, int]
@@ -50,11 +53,30 @@ class Work:
     branches: int
     text_tokens: int = DEFAULT_TEXT_TOKENS
     texts: int = 1
+    batch: int = 1
+    text_batch: int = 1
+    all_texts: int = 1
+
+    def covers(self, other: Work) -> bool:
+        """Whether the other asks for no more in anything, and so needs no more memory."""
+        return all(mine >= its for mine, its in zip(self._amounts, other._amounts, strict=True))
+
+    @property
+    def _amounts(self) -> tuple[int, ...]:
+        counts = (self.calls, self.branches, self.text_tokens, self.texts)
+        return (*self.grid, *counts, self.batch, self.text_batch, self.all_texts)
+
+    @property
+    def kept_texts(self) -> int:
+        """Texts whose features are kept until the picture is done."""
+        return max(self.all_texts, self.batch * self.texts)
 
 
-def dry_encoder(encoder: GptOssEncoder, tokens: int, dtype: torch.dtype) -> Tensor:
+def dry_encoder(
+    encoder: GptOssEncoder, tokens: int, dtype: torch.dtype, *, texts: int = 1
+) -> Tensor:
     """Two layers in which each token goes to the first experts: as much work, no routing."""
-    x = torch.empty(1, tokens, encoder.config.hidden_size, dtype=dtype, device=META)
+    x = torch.empty(texts, tokens, encoder.config.hidden_size, dtype=dtype, device=META)
     angles = torch.empty(tokens, encoder.config.head_dim // 2, device=META)
     allowed = torch.ones(1, tokens, tokens, dtype=torch.bool, device=META)
     states = [torch.empty_like(x) for _ in encoder.selected_layers]
@@ -97,9 +119,9 @@ def dry_denoiser(
     config = denoiser.config
     height, width = work.grid
     text_tokens = work.text_tokens
-    tokens = torch.empty(1, height * width, config.in_channels, device=META)
+    tokens = torch.empty(work.batch, height * width, config.in_channels, device=META)
     other = torch.empty_like(tokens) if work.branches == 2 else None
-    text = torch.empty(1, text_tokens, config.hidden_size, dtype=dtype, device=META)
+    text = torch.empty(work.batch, text_tokens, config.hidden_size, dtype=dtype, device=META)
     rope = mmdit_rope((1, 1), 0, config.axes_dims_rope).to(META)
     angles = torch.empty(height * width + text_tokens, rope.cos.shape[1], device=META)
     rope = replace(rope, cos=angles, sin=angles, num_image_tokens=height * width)

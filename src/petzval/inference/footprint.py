@@ -6,6 +6,7 @@ their very code on the meta device (`models.dry_run`), seconds by dividing throu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,31 +125,41 @@ class Footprints:
         streamed = strategy.residence == "streamed"
         # Streamed layers are read once: prefix and prompt in one pass.
         tokens = self._work.text_tokens + (PREFIX_LENGTH if streamed else 0)
+        texts, together = self._texts(strategy)
         weights = self._weights(encoder, source, strategy, layers if streamed else ())
         run = self._once(
-            ("encoder", tokens, strategy.device),
-            lambda: dry_encoder(encoder, tokens, self._number),
+            ("encoder", tokens, together, strategy.device),
+            lambda: dry_encoder(encoder, tokens, self._number, texts=together),
             strategy,
         )
+        flops = run.flops / together
         if not streamed:
-            run = run.then(
-                self._once(
-                    ("encoder", PREFIX_LENGTH, strategy.device),
-                    lambda: dry_encoder(encoder, PREFIX_LENGTH, self._number),
-                    strategy,
-                )
+            prefix = self._once(
+                ("encoder", PREFIX_LENGTH, 1, strategy.device),
+                lambda: dry_encoder(encoder, PREFIX_LENGTH, self._number),
+                strategy,
             )
-        decoded = packed_values(encoder) * self._work.texts
+            run, flops = run.then(prefix), flops + prefix.flops
+        decoded = packed_values(encoder) * math.ceil(texts / together)
         decoded *= 1 if streamed else 2
         on_cpu = strategy.device == "cpu"
         speed = self._speeds.cpu_flops if on_cpu else self._speeds.flops
         rate = self._speeds.cpu_decoded if on_cpu else self._speeds.decoded
-        scale = len(layers) / DRY_LAYERS * self._work.texts
-        compute = run.flops * scale / speed + decoded / rate
+        scale = len(layers) / DRY_LAYERS * texts
+        compute = flops * scale / speed + decoded / rate
         width = self._checkpoint.encoder_config.hidden_size
         features = len(encoder.selected_layers) * width * self._number.itemsize
-        kept = features * self._work.text_tokens * self._work.texts
+        kept = features * self._work.text_tokens * self._work.kept_texts
         return self._placed(ENCODER, strategy, source, weights, run, kept, compute, passes=1)
+
+    def _texts(self, strategy: Strategy) -> tuple[int, int]:
+        """Texts of a batch of pictures, and how many at most run through the encoder together.
+
+        One that stays reads the words of a lone picture when it comes; any other all at once.
+        """
+        work = self._work
+        at_once = strategy.residence != "resident" or work.batch > 1
+        return work.batch * work.texts, work.text_batch if at_once else 1
 
     @cached_property
     def _encoder_network(self) -> GptOssEncoder:
@@ -172,7 +183,8 @@ class Footprints:
             strategy,
         )
         config = self._checkpoint.denoiser_config
-        flops = forward_flops(config, [work.grid[0] * work.grid[1]], [work.text_tokens])
+        lengths = [work.grid[0] * work.grid[1]] * work.batch, [work.text_tokens] * work.batch
+        flops = forward_flops(config, *lengths)
         compute = flops * work.calls * work.branches / self._speeds.flops
         decoded = num_coded_values(denoiser) * work.calls * work.branches
         compute += decoded / self._speeds.decoded
@@ -192,7 +204,8 @@ class Footprints:
         module = _as_used(build_autoencoder(self._checkpoint), self._number)
         weights = self._weights(module, source, strategy, ())
         height, width = self._work.grid
-        shape = (1, self._checkpoint.vae_config.latent_channels, 2 * height, 2 * width)
+        channels = self._checkpoint.vae_config.latent_channels
+        shape = (self._work.batch, channels, 2 * height, 2 * width)
 
         def decode() -> Tensor:
             latents = torch.empty(shape, dtype=self._number, device=META)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from petzval.conditioning.vocabulary import load_ranks, tokenizer_json
 from petzval.errors import CheckpointError
@@ -12,7 +13,9 @@ from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.sizes import LENS_GPT_OSS
 from petzval.weights.assembly import assemble, find_tokenizer
 from petzval.weights.checkpoint import Checkpoint
-from petzval.weights.component import open_component
+from petzval.weights.component import OpenComponent, open_component
+from petzval.weights.formats import Kind
+from petzval.weights.unfetched import unfetched_component
 
 
 def open_checkpoint(located: Located, *, keep: Collection[str] = PACKINGS) -> Checkpoint:
@@ -23,26 +26,45 @@ def open_checkpoint(located: Located, *, keep: Collection[str] = PACKINGS) -> Ch
     that vocabulary's.
 
     Args:
-        located: a folder, parts, or both.
+        located: a folder, parts, or both; or what stands for a folder that is not here, of which
+            nothing can be loaded.
         keep: formats in which experts from elsewhere stay packed; in others they are decoded.
 
     Raises:
         CheckpointError, ConfigError: as `Checkpoint.open` and `assemble`.
     """
     parts, base = located.parts, located.base
-    if not parts:
+    if not parts and located.unfetched is None:
         return Checkpoint.open(located.folder)
-    denoiser, encoder, vae = parts.denoiser or base, parts.encoder or base, parts.vae or base
-    assert denoiser is not None
-    assert encoder is not None
-    assert vae is not None
-    reading = open_component(encoder, "encoder", keep=keep)
+    encoder = _part(located, "encoder", parts.encoder)
+    reading = (
+        encoder
+        if isinstance(encoder, OpenComponent)
+        else open_component(encoder, "encoder", keep=keep)
+    )
+    denoiser, vae = _part(located, "denoiser", parts.denoiser), _part(located, "vae", parts.vae)
     tokenizer = parts.tokenizer or (base / "tokenizer" if base and encoder == base else None)
-    try:
-        found = find_tokenizer(tokenizer, reading)
-    except CheckpointError:
-        assert isinstance(reading.config, GptOssConfig)
-        if tokenizer is not None or reading.config.vocab_size != LENS_GPT_OSS.vocab_size:
-            raise
-        found = tokenizer_json(load_ranks()).encode()
-    return assemble(denoiser, reading, vae, found)
+    return assemble(denoiser, reading, vae, _tokenizer(tokenizer, reading, encoder))
+
+
+def _part(located: Located, kind: Kind, named: Path | None) -> Path | OpenComponent:
+    """Where a network comes from: what was named, the base, or what stands for it."""
+    if named is not None:
+        return named
+    if located.base is not None:
+        return located.base
+    assert located.unfetched is not None
+    return unfetched_component(located.unfetched, kind)
+
+
+def _tokenizer(
+    named: Path | None, reading: OpenComponent, encoder: Path | OpenComponent
+) -> Path | bytes:
+    if named is not None or encoder is not reading:
+        try:
+            return find_tokenizer(named, reading)
+        except CheckpointError:
+            assert isinstance(reading.config, GptOssConfig)
+            if named is not None or reading.config.vocab_size != LENS_GPT_OSS.vocab_size:
+                raise
+    return tokenizer_json(load_ranks()).encode()

@@ -19,28 +19,27 @@ import petzval
 from petzval.conditioning.encoder import PromptEncoder
 from petzval.errors import PlacementError, RequestError
 from petzval.flow.sampler import Step, sample
-from petzval.flow.solver import Denoise
 from petzval.inference import numerics
 from petzval.inference.decoding import Decodings, decode_tokens
-from petzval.inference.denoise import Branch, brought, guided
 from petzval.inference.device import device_name
 from petzval.inference.event import Pixels, StageClock, StepEvent
+from petzval.inference.fitting import Fitting
 from petzval.inference.folding import FoldedSchedules
 from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras, reweighed
 from petzval.inference.numerics import Noise
 from petzval.inference.parts import Parts
-from petzval.inference.placement import DENOISER, ENCODER, Placement, choose_storage
+from petzval.inference.placement import ENCODER, Placement, choose_storage
 from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
-from petzval.inference.planner import Amount, Budget
 from petzval.inference.planning import Planning, default_work, retried
 from petzval.inference.preview import SmallPreviews
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage
 from petzval.inference.residency import Networks, Residency
+from petzval.inference.terms import Amount, Budget, Terms
 from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
 from petzval.inference.words import Words
-from petzval.models.mmdit import MMDiT, StepModulation
+from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens
 from petzval.weights.lora_live import LiveLoras
@@ -58,7 +57,7 @@ class Pipeline:
         loras: what the denoiser does beyond the checkpoint's weights; goes into recipes.
         live: the same LoRAs where they are beside the weights and not in them.
         residency: where the networks are and when; left out, they are there for good.
-        planning: makes a smaller plan where memory runs out.
+        planning: makes a smaller plan where a request needs one, or memory runs out.
 
     Attributes:
         previews: small pictures in the events of steps, once they have begun.
@@ -94,6 +93,7 @@ class Pipeline:
         self.dtype = self._residency.dtype
         self.device = self._residency.device
         self._words = Words(text)
+        self._fitting = Fitting(planning)
         self.previews = SmallPreviews(lambda: self.autoencoder, lambda: self.placement is None)
         self._made_by = MadeBy(
             petzval=petzval.__version__,
@@ -134,6 +134,11 @@ class Pipeline:
     def placement(self) -> Placement | None:
         """The plan of memory that is followed; None where everything is there for good."""
         return self._residency.placement
+
+    @property
+    def terms(self) -> Terms | None:
+        """On which that plan was chosen."""
+        return self._residency.terms
 
     def put_out(self) -> None:
         """Put out weights that come and go, until they are needed again."""
@@ -254,9 +259,11 @@ class Pipeline:
             progress: called after every step.
             batch_size: pictures that run through the networks together; prompts of different
                 lengths share a row without padding. Above 1 the last bits depend on the company.
+                Under a limit of memory they are as many as have room.
 
         Raises:
             RequestError: the request cannot be served.
+            PlacementError: it does not fit into the memory; raised before anything is computed.
             NumericsError: a number stopped being finite.
         """
         images: list[GeneratedImage] = []
@@ -286,6 +293,7 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served, or the noise is of another shape; raised at
                 the call, before the first step.
+            PlacementError: no plan of memory fits; likewise.
             NumericsError: while iterating: a number stopped being finite.
         """
         plan = self.plan(request, **options)
@@ -293,12 +301,14 @@ class Pipeline:
             raise RequestError(f"batch_size must be at least 1, got {batch_size}")
         channels = self.networks.denoiser.config.in_channels
         source = numerics.choose_noise(noise, plan, channels, self.dtype)
+        self._fitting.of(self._residency, plan, batch_size)
         return self._run(plan, batch_size, source, leave_decoding)
 
     def _run(
         self, plan: GenerationPlan, batch_size: int, noise: Noise, leave_decoding: bool
     ) -> Generator[StepEvent]:
-        shrink = partial(self._shrink, plan)
+        batch_size = self._make_room(plan, batch_size)
+        shrink = partial(self._shrink, plan, batch_size)
         for images in retried(partial(self._words.batches, plan, batch_size), shrink):
             draw = partial(self._draw, plan, images, noise, leave_decoding)
             yield from retried(draw, shrink)
@@ -314,7 +324,7 @@ class Pipeline:
         if not self._residency.keeps(ENCODER):
             self._words.encode(plan, plan.texts)  # all of them before it leaves
         levels, modulations = self._folded.of(plan, lambda: self.denoiser)
-        denoise = self._denoise(plan, images, modulations)
+        denoise = self._words.velocity(plan, images, self._residency, modulations, self.graphs)
         clock.lap("encode")
         tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
@@ -334,7 +344,16 @@ class Pipeline:
             if step.index + 1 < step.num_steps:  # else the clock may be another thread's
                 clock.resume()
 
-    def _shrink(self, plan: GenerationPlan) -> None:
+    def _make_room(self, plan: GenerationPlan, batch_size: int) -> int:
+        """Follow another placement where a plan needs one; how many pictures may run together."""
+        fit = self._fitting.of(self._residency, plan, batch_size)
+        if fit.placement is not None:
+            assert self.planning is not None
+            self._move(partial(self.planning.follow, fit.placement, fit.terms))
+        self._words.limit(fit.text_batch)
+        return fit.batch_size
+
+    def _shrink(self, plan: GenerationPlan, batch_size: int) -> None:
         """Follow a smaller placement; the pictures of the old one are drawn again.
 
         Raises:
@@ -342,11 +361,15 @@ class Pipeline:
         """
         if self.planning is None:
             raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
+        self._move(partial(self.planning.shrink, plan, self.placement, batch_size))
+
+    def _move(self, follow: Callable[[], Residency]) -> None:
+        """Put everything out, then have the networks as somebody else has them."""
         self.previews.wait()
         with self._words.moving(), self._decodings.moving():
             self.graphs.clear()
             self._residency.release()
-            self._adopt(self.planning.shrink(plan, self.placement))
+            self._adopt(follow())
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -387,26 +410,6 @@ class Pipeline:
         rows = self._residency.strip_rows if strip_rows is None else strip_rows
         grid = plan.resolution.grid
         return decode_tokens(self.autoencoder, tokens, grid, plan.parity, strip_rows=rows)
-
-    def _denoise(
-        self,
-        plan: GenerationPlan,
-        images: Sequence[PlannedImage],
-        modulations: Sequence[StepModulation],
-    ) -> Denoise:
-        """(tokens, sigma, call) → velocity, with words and guidance inside."""
-        bring, graphs = partial(self._residency.bring, DENOISER), self.graphs
-
-        def branch(prompts: Sequence[str | None]) -> Branch:
-            return self._words.branch(plan, prompts, self.denoiser, modulations, self.dtype, graphs)
-
-        conditional = branch([image.prompt for image in images])
-        if plan.guidance == 1.0:
-            return brought(conditional, bring)
-        unconditional = branch([image.negative_prompt for image in images])
-        exact, visit = not plan.parity.state_in_network_dtype, self._residency.visit
-        both = guided(conditional, unconditional, plan.guidance, exact=exact, visit=visit)
-        return brought(both, bring)
 
     def _pixels(
         self, tokens: LatentTokens, plan: GenerationPlan, strip_rows: int | None = None

@@ -110,11 +110,12 @@ class NetworkPlacement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """A plan of memory for pictures of one size.
+    """A plan of memory for pictures of one size; seconds are those of a batch.
 
     Attributes:
         device, dtype: of the denoiser, by torch's names.
         height, width, steps, text_tokens: what was reckoned with.
+        batch: pictures that run through the networks together.
         networks: in the order of `NETWORKS`.
         baseline_bytes: RAM of the process before a network is there.
     """
@@ -127,6 +128,7 @@ class Placement:
     text_tokens: int
     networks: tuple[NetworkPlacement, ...]
     baseline_bytes: int
+    batch: int = 1
 
     def of(self, network: str) -> NetworkPlacement:
         """The placement of one network."""

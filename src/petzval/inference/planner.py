@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import TypeAlias
 
 import torch
 
@@ -16,22 +14,20 @@ from petzval.inference.placement import (
     DENOISER,
     NEAREST_FIRST,
     NETWORKS,
+    NetworkPlacement,
     Placement,
     Residence,
     Storage,
     StorageChoice,
     Strategy,
-    parse_bytes,
     spell_bytes,
 )
 from petzval.inference.residency import has_codes
 from petzval.inference.speeds import Speeds
+from petzval.inference.terms import Budget
 from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 from petzval.weights.checkpoint import Checkpoint
-
-Amount: TypeAlias = int | str | None
-"""Memory in bytes, or in words (`placement.parse_bytes`); None is no limit."""
 
 STRIP_ROWS = 64
 _COMPILED_BYTES = 100_000_000
@@ -42,41 +38,6 @@ PICTURES = 4
 
 _STEP_DOWN = 0.9
 """After memory ran out, the next plan is predicted to need at most this share of the last one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
-    """What may be used, in bytes; None is no limit.
-
-    Attributes:
-        memory: of the device that draws; on a CPU the process's RAM.
-        ram: of this process, where another device draws.
-    """
-
-    memory: int | None = None
-    ram: int | None = None
-
-    @classmethod
-    def of(cls, memory: Amount, ram: Amount) -> Budget:
-        """From what a person wrote.
-
-        Raises:
-            RequestError: no such amount.
-        """
-        return cls(memory=_bytes(memory), ram=_bytes(ram))
-
-    def __bool__(self) -> bool:
-        return self.memory is not None or self.ram is not None
-
-    def holds(self, placement: Placement) -> bool:
-        """Whether a placement's predicted peaks stay within."""
-        return (self.memory is None or placement.peak_bytes <= self.memory) and (
-            self.ram is None or placement.ram_bytes <= self.ram
-        )
-
-
-def _bytes(amount: Amount) -> int | None:
-    return amount if amount is None or isinstance(amount, int) else parse_bytes(amount)
 
 
 class Planner:
@@ -92,7 +53,8 @@ class Planner:
             where an exact plan fits.
         beside: numbers that LoRAs keep beside the denoiser's weights.
         changed: layers of it that LoRAs are merged into.
-        baseline: RAM of the process before a network is there; None takes what it holds.
+        baseline: RAM of the process before a network is there, what it compiles included; None
+            takes what it holds.
     """
 
     def __init__(
@@ -138,6 +100,11 @@ class Planner:
         if found is None:
             raise self._nothing_fits(budget)
         return found
+
+    def again(self, placement: Placement) -> Placement:
+        """The strategies of a placement that was made for other pictures, reckoned for these."""
+        each = (self._footprints.of(one.network, one.strategy) for one in placement.networks)
+        return self._placement(tuple(each), placement.baseline_bytes)
 
     def smaller(self, than: Placement, budget: Budget | None = None) -> Placement:
         """The fastest within a budget that needs clearly less than one that was too large.
@@ -214,27 +181,33 @@ class Planner:
             for residence in stays
             for rows in (0, STRIP_ROWS)
         ]
-        height, width = (PIXELS_PER_TOKEN * side for side in self._work.grid)
         choices = [
             [self._footprints.of(network, strategy) for strategy in strategies]
             for network, strategies in zip(NETWORKS, (encoders, denoisers, decoders), strict=True)
         ]
-        if self._baseline is None:  # free pages of the heap would be counted again when used
-            backends.trim_heap()
-        baseline = backends.resident_bytes() if self._baseline is None else self._baseline
-        if self.device.type == "cpu" and self._dtype == torch.bfloat16:
-            baseline += _COMPILED_BYTES
+        baseline = self._process_bytes() if self._baseline is None else self._baseline
         for networks in product(*choices):
-            yield Placement(
-                device=device,
-                dtype=str(self._dtype).removeprefix("torch."),
-                height=height,
-                width=width,
-                steps=self._work.calls,
-                text_tokens=self._work.text_tokens,
-                networks=networks,
-                baseline_bytes=baseline,
-            )
+            yield self._placement(networks, baseline)
+
+    def _process_bytes(self) -> int:
+        """RAM of this process, without the free pages of its heap: they are used again."""
+        backends.trim_heap()
+        compiles = self.device.type == "cpu" and self._dtype == torch.bfloat16
+        return backends.resident_bytes() + (_COMPILED_BYTES if compiles else 0)
+
+    def _placement(self, networks: Sequence[NetworkPlacement], baseline: int) -> Placement:
+        height, width = (PIXELS_PER_TOKEN * side for side in self._work.grid)
+        return Placement(
+            device=str(self.device),
+            dtype=str(self._dtype).removeprefix("torch."),
+            height=height,
+            width=width,
+            steps=self._work.calls,
+            text_tokens=self._work.text_tokens,
+            batch=self._work.batch,
+            networks=tuple(networks),
+            baseline_bytes=baseline,
+        )
 
     def _nothing_fits(self, budget: Budget) -> PlacementError:
         every = [each for storage in self._storages for each in self._of(storage)]

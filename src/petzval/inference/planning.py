@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 import torch
 
+from petzval.conditioning.encoder import DEFAULT_MAX_BATCH
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import to_mapping
 from petzval.inference.device import choose_device, choose_dtype
@@ -22,10 +24,11 @@ from petzval.inference.loras import LoraChoice
 from petzval.inference.opening import open_checkpoint
 from petzval.inference.placement import Placement, StorageChoice
 from petzval.inference.plan import GenerationPlan
-from petzval.inference.planner import Budget, Planner
+from petzval.inference.planner import Planner
 from petzval.inference.recipe import UsedLora
 from petzval.inference.residency import Loras, Residency, parameter_dtype, unloaded_encoder
-from petzval.inference.speeds import Speeds, measure_speeds
+from petzval.inference.speeds import Speeds, measured_speeds
+from petzval.inference.terms import Budget, Terms
 from petzval.inference.variants import Defaults, Located
 from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
@@ -138,17 +141,18 @@ class Planning:
             return None
         return LiveLoras([lora for lora, _ in self.loras], [weight for _, weight in self.loras])
 
-    def planner(self, work: Work) -> Planner:
-        """All placements for pictures that ask for this."""
+    def planner(self, work: Work, baseline: int | None = None) -> Planner:
+        """All placements for pictures that ask for this; see `Planner`."""
         return Planner(
             self.checkpoint,
             self.device,
             self.dtype,
             work,
-            self.speeds or measure_speeds(self.device, self.dtype, self._files()),
+            self.speeds or measured_speeds(self.device, self.dtype, self._files()),
             storage=self.storage,
             beside=num_elements([lora for lora, _ in self.loras]) if self.live else 0,
             changed=changed_layers(self.merged),
+            baseline=baseline,
         )
 
     def settle(self, work: Work) -> Residency:
@@ -167,8 +171,9 @@ class Planning:
             budget = self.limits()
         planner = self.planner(work)
         placement = planner.choose(budget)
+        terms = Terms(limits=budget, works=(work,))
         while True:
-            loaded = self._unless_memory_ends(partial(self.follow, placement))
+            loaded = self._unless_memory_ends(partial(self.follow, placement, terms))
             if loaded is not None:
                 return loaded
             placement = planner.smaller(placement, budget)
@@ -193,13 +198,18 @@ class Planning:
         backends.give_back(self.device)
         return None
 
-    def follow(self, placement: Placement) -> Residency:
+    def follow(self, placement: Placement, terms: Terms | None = None) -> Residency:
         """The networks in their places, what is resident loaded.
+
+        Args:
+            placement: of this checkpoint.
+            terms: on which it was chosen; None takes the budget.
 
         Raises:
             CheckpointError: a tensor cannot be read any more.
         """
-        return Residency.follow(self.checkpoint, placement, self.merged)
+        terms = terms or Terms(limits=self.budget)
+        return Residency.follow(self.checkpoint, placement, self.merged, terms)
 
     def smaller(self, work: Work, than: Placement | None) -> Placement:
         """What to try after memory ran out under `than`, everything released.
@@ -213,11 +223,18 @@ class Planning:
         """
         planner = self.planner(work)
         if than is not None:
-            return planner.smaller(than, self.limits())
+            return planner.smaller(planner.again(than), self.limits())
         return planner.choose(self.limits())
 
-    def shrink(self, plan: GenerationPlan, than: Placement | None) -> Residency:
+    def shrink(
+        self, plan: GenerationPlan, than: Placement | None, batch_size: int = 1
+    ) -> Residency:
         """A smaller placement, followed: see `smaller`.
+
+        Args:
+            plan: of the pictures that were too large.
+            than: as in `smaller`.
+            batch_size: pictures that run through the networks together.
 
         Warns:
             MemoryWarning: always.
@@ -225,18 +242,22 @@ class Planning:
         Raises:
             PlacementError: there is nothing smaller.
         """
-        placement = self.smaller(self.work(plan), than)
+        work = self.work(plan, batch_size=batch_size)
+        placement = self.smaller(work, than)
         warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=3)
-        return self.follow(placement)
+        return self.follow(placement, Terms(limits=self.limits(), works=(work,)))
 
-    def work(self, plan: GenerationPlan, *, text_tokens: int | None = None) -> Work:
+    def work(
+        self, plan: GenerationPlan, *, text_tokens: int | None = None, batch_size: int = 1
+    ) -> Work:
         """What the pictures of a plan ask of the networks.
 
         Args:
             plan: its longest prompt counts.
             text_tokens: in place of the prompts'.
+            batch_size: pictures that run through the networks together, if there are as many.
         """
-        work = work_of(plan, self.tokenizer)
+        work = work_of(plan, self.tokenizer, batch_size)
         return work if text_tokens is None else replace(work, text_tokens=text_tokens)
 
     def limits(self) -> Budget:
@@ -293,33 +314,34 @@ def retried(draw: Callable[[], Iterable[T]], shrink: Callable[[], object]) -> It
         shrink()
 
 
-def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer) -> Work:
+def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer, batch_size: int = 1) -> Work:
     """What the pictures of a plan ask of the networks; the longest prompt counts."""
-    prompts = {text for image in plan.images for text in (image.prompt, image.negative_prompt)}
-    texts = max(
-        len({text for text in (image.prompt, image.negative_prompt) if text})
-        for image in plan.images
-    )
     lengths = [
         len(
             tokenizer.encode(
-                prompt,
+                text,
                 date=plan.template_date,
                 truncate=plan.truncate,
                 markers=plan.markers,
                 max_tokens=plan.max_tokens,
             ).text_ids
         )
-        for prompt in sorted(prompts)
-        if prompt
+        for text in plan.texts
+        if text
     ]
+    guided = plan.guidance != 1.0
+    texts = [{image.prompt, image.negative_prompt if guided else ""} for image in plan.images]
     calls = plan.steps if plan.solver == "euler" else 2 * plan.steps - 1
+    alike = max(Counter(lengths).values(), default=1)
     return Work(
         grid=plan.resolution.grid,
         calls=calls,
-        branches=1 if plan.guidance == 1.0 else 2,
+        branches=2 if guided else 1,
         text_tokens=max(lengths, default=1),
-        texts=max(texts, 1),
+        texts=max(1, *(len(each - {""}) for each in texts)),
+        batch=min(batch_size, len(plan.images)),
+        text_batch=min(alike, DEFAULT_MAX_BATCH),
+        all_texts=max(1, len(lengths)),
     )
 
 

@@ -22,6 +22,7 @@ from petzval.inference.placement import (
     Storage,
     Strategy,
 )
+from petzval.inference.terms import Terms
 from petzval.kernels import backends
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.half import use_scaled_float16
@@ -198,6 +199,7 @@ class Residency:
         device, dtype: of the denoiser.
         stages: of the networks that come and go; none where all are there for good.
         placement: what is followed, if anything is.
+        terms: on which it was chosen; None where it was chosen without any.
     """
 
     def __init__(
@@ -208,11 +210,13 @@ class Residency:
         *,
         stages: Mapping[str, Stage] | None = None,
         placement: Placement | None = None,
+        terms: Terms | None = None,
     ) -> None:
         self.networks = networks
         self.device = device
         self.dtype = dtype
         self.placement = placement
+        self.terms = terms
         self._stages = dict(stages or {})
 
     @classmethod
@@ -223,7 +227,13 @@ class Residency:
         return cls(networks, weight.device, weight.dtype)
 
     @classmethod
-    def follow(cls, checkpoint: Checkpoint, placement: Placement, loras: Loras = ()) -> Residency:
+    def follow(
+        cls,
+        checkpoint: Checkpoint,
+        placement: Placement,
+        loras: Loras = (),
+        terms: Terms | None = None,
+    ) -> Residency:
         """Networks of a checkpoint as a placement has them; what is resident is loaded now.
 
         Raises:
@@ -245,7 +255,7 @@ class Residency:
         }
         stages = _stages(networks, sources, placement, loras)
         device = torch.device(placement.device)
-        residency = cls(networks, device, dtype, stages=stages, placement=placement)
+        residency = cls(networks, device, dtype, stages=stages, placement=placement, terms=terms)
         for name, stage in stages.items():
             if residency.keeps(name):
                 stage.bring()

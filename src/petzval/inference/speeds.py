@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -66,6 +67,14 @@ def measure_speeds(device: torch.device, dtype: torch.dtype, files: Sequence[Pat
     else:
         its = ABSENT
     return Speeds(cpu_flops=cpu_flops, cpu_decoded=cpu_decoded, read=_read(files), **its)
+
+
+@cache
+def measured_speeds(
+    device: torch.device, dtype: torch.dtype, files: tuple[Path, ...] = ()
+) -> Speeds:
+    """The same, measured once in a process: plans are made again and again."""
+    return measure_speeds(device, dtype, files)
 
 
 def _rate(amount: float, work: Callable[[], object], device: torch.device) -> float:

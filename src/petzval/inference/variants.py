@@ -119,18 +119,20 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Located:
-    """A checkpoint that is on this machine.
+    """A checkpoint that is on this machine, or that is known and may be planned for.
 
     Attributes:
         name: of the variant; for a folder what its `petzval.json` says, or else the folder's own.
         base: the whole checkpoint; None where every part comes from its own place.
         parts: components that do not come from there.
+        unfetched: in place of a base whose files are not here: what would be fetched.
     """
 
     name: str
     base: Path | None
     defaults: Defaults
     parts: Parts = NO_PARTS
+    unfetched: Mirror | None = None
 
     @property
     def folder(self) -> Path:
@@ -147,7 +149,9 @@ class Located:
         return self.base
 
 
-def locate(name_or_path: str | Path | None, parts: Parts = NO_PARTS) -> Located:
+def locate(
+    name_or_path: str | Path | None, parts: Parts = NO_PARTS, *, unfetched: bool = False
+) -> Located:
     """Find a checkpoint by the name of its variant, or take the folder or TOML that is named.
 
     A variant is looked for inside the package, then in the folder that `PETZVAL_MODELS` names, then
@@ -158,6 +162,7 @@ def locate(name_or_path: str | Path | None, parts: Parts = NO_PARTS) -> Located:
     Args:
         name_or_path: the checkpoint; None where `parts` name every network.
         parts: components from elsewhere, in place of the checkpoint's.
+        unfetched: a published checkpoint need not be here, for nothing of it will be read.
 
     Raises:
         RequestError: neither a variant nor a folder; or a path with the home of an unknown user.
@@ -173,21 +178,24 @@ def locate(name_or_path: str | Path | None, parts: Parts = NO_PARTS) -> Located:
         assert parts.denoiser is not None
         name = parts.denoiser.stem
         return Located(name=name, base=None, defaults=VARIANTS["lens"].defaults, parts=parts)
-    located = _locate(name_or_path)
+    located = _locate(name_or_path, unfetched)
     return replace(located, parts=parts.over(located.parts)) if parts else located
 
 
-def _locate(name_or_path: str | Path) -> Located:
+def _locate(name_or_path: str | Path, unfetched: bool) -> Located:
     text = str(name_or_path)
     variant = VARIANTS.get(text.lower())
     if variant is not None and not isinstance(name_or_path, Path):
         for folder in places(variant):
             if (folder / _LAYOUT_FILE).is_file():
                 return Located(name=variant.name, base=folder, defaults=_defaults(folder, variant))
+        copy = mirrors().get(variant.name)
+        if unfetched and copy is not None and copy.holds == "checkpoint":
+            return _unfetched(variant.name, variant, copy)
         raise _absent(variant)
     mirror = mirrors().get(text.lower())
     if mirror is not None and not Path(text).exists():
-        return _locate_mirror(mirror)
+        return _locate_mirror(mirror, unfetched)
     folder = user_path(text)
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
@@ -199,7 +207,7 @@ def _locate(name_or_path: str | Path) -> Located:
         defaults = _defaults(folder, relative)
         return Located(name=_name(folder) or called, base=folder, defaults=defaults)
     if text.strip() and exists and folder.suffix.lower() == SUFFIX:
-        return _from_parts_file(folder)
+        return _from_parts_file(folder, unfetched)
     if text.strip() and exists:
         raise RequestError(
             f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
@@ -212,10 +220,10 @@ def _locate(name_or_path: str | Path) -> Located:
     )
 
 
-def _from_parts_file(file: Path) -> Located:
+def _from_parts_file(file: Path, unfetched: bool) -> Located:
     """A `petzval.toml`, on top of the model that it names."""
     said = read_parts(file)
-    base = None if said.model is None else _locate(said.model)
+    base = None if said.model is None else _locate(said.model, unfetched)
     defaults = VARIANTS["lens"].defaults if base is None else base.defaults
     if said.defaults:
         given = to_mapping(defaults) | dict(said.defaults)
@@ -226,6 +234,7 @@ def _from_parts_file(file: Path) -> Located:
         base=None if base is None else base.base,
         defaults=defaults,
         parts=said.parts if base is None else said.parts.over(base.parts),
+        unfetched=None if base is None else base.unfetched,
     )
 
 
@@ -243,7 +252,7 @@ def places(variant: Variant) -> Iterator[Path]:
             yield from snapshots(repository)
 
 
-def _locate_mirror(mirror: Mirror) -> Located:
+def _locate_mirror(mirror: Mirror, unfetched: bool) -> Located:
     """A checkpoint by the name of its mirror.
 
     Raises:
@@ -260,9 +269,16 @@ def _locate_mirror(mirror: Mirror) -> Located:
             variant = VARIANTS.get(mirror.model or "", VARIANTS["lens"])
             name = _name(folder) or mirror.model or mirror.name
             return Located(name=name, base=folder, defaults=_defaults(folder, variant))
+    published = VARIANTS.get(mirror.model or "")
+    if unfetched and published is not None and published.repository is not None:
+        return _unfetched(mirror.name, published, mirror)
     raise CheckpointError(
         f"{mirror.name} is not on this machine", f"`petzval pull {mirror.name}` fetches it"
     )
+
+
+def _unfetched(name: str, variant: Variant, mirror: Mirror) -> Located:
+    return Located(name=name, base=None, defaults=variant.defaults, unfetched=mirror)
 
 
 def _defaults(folder: Path, variant: Variant) -> Defaults:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
+from petzval.flow.solver import Denoise
 from petzval.inference import numerics
-from petzval.inference.denoise import Branch, branch, packed_branch
+from petzval.inference.denoise import Branch, branch, brought, guided, packed_branch
 from petzval.inference.graphs import GraphedDenoiser
+from petzval.inference.placement import DENOISER
 from petzval.inference.plan import GenerationPlan, PlannedImage
+from petzval.inference.residency import Residency
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.shapes import TextTokens
 
@@ -26,6 +30,7 @@ class Words:
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder = encoder
+        self._most = encoder.max_batch
         self._lock = threading.Lock()
 
     def encode(self, plan: GenerationPlan, prompts: Sequence[str]) -> list[PromptFeatures]:
@@ -39,12 +44,48 @@ class Words:
                 max_tokens=plan.max_tokens,
             )
 
+    def limit(self, texts: int | None = None) -> None:
+        """From here on, encode at most so many texts together; None is as many as at first."""
+        self._encoder.max_batch = self._most if texts is None else min(texts, self._most)
+
     def batches(self, plan: GenerationPlan, size: int) -> Iterable[tuple[PlannedImage, ...]]:
         """Pictures that share a batch; as few batches as can be hold texts of several lengths."""
         if size == 1:
             return [(image,) for image in plan.images]
         encoded = zip(plan.texts, self.encode(plan, plan.texts), strict=True)
         return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
+
+    def velocity(
+        self,
+        plan: GenerationPlan,
+        images: Sequence[PlannedImage],
+        residency: Residency,
+        modulations: Sequence[StepModulation],
+        graphs: GraphedDenoiser | None = None,
+    ) -> Denoise:
+        """(tokens, sigma, call) → velocity, with words and guidance inside.
+
+        Args:
+            plan: of the pictures.
+            images: a batch of them.
+            residency: has the denoiser.
+            modulations: one for each call.
+            graphs: calls the same denoiser in its place, where it is there for good.
+        """
+        bring = partial(residency.bring, DENOISER)
+        graphs = graphs if residency.placement is None else None  # they know where weights are
+
+        def branch(prompts: Sequence[str | None]) -> Branch:
+            denoiser = residency.denoiser
+            return self.branch(plan, prompts, denoiser, modulations, residency.dtype, graphs)
+
+        conditional = branch([image.prompt for image in images])
+        if plan.guidance == 1.0:
+            return brought(conditional, bring)
+        unconditional = branch([image.negative_prompt for image in images])
+        exact, visit = not plan.parity.state_in_network_dtype, residency.visit
+        both = guided(conditional, unconditional, plan.guidance, exact=exact, visit=visit)
+        return brought(both, bring)
 
     def branch(
         self,

@@ -1,0 +1,154 @@
+"""Whether a request fits the placement in force, asked before anything is computed.
+
+A placement is chosen for one kind of picture. A larger one, a longer prompt or more pictures at
+once may need more than it was chosen for, and a CPU would not even say so. What is known to fit
+costs nothing here; else the networks are run dry under the same strategies, in tenths of a second.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from petzval.errors import PlacementError
+from petzval.inference.dry_networks import Work
+from petzval.inference.placement import Placement
+from petzval.inference.plan import GenerationPlan
+from petzval.inference.planning import MemoryWarning, Planning
+from petzval.inference.residency import Residency
+from petzval.inference.terms import Terms
+from petzval.resolution import PIXELS_PER_TOKEN
+
+_TOKENS = 32
+"""Lengths of prompts are reckoned in steps of this, so that few have to be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """How a request is drawn.
+
+    Attributes:
+        batch_size: pictures that run through the networks together.
+        text_batch: texts that do; None leaves it open.
+        placement: to be followed from here on; None keeps the one in force.
+        terms: on which that one was chosen.
+    """
+
+    batch_size: int
+    text_batch: int | None = None
+    placement: Placement | None = None
+    terms: Terms | None = None
+
+
+class Fitting:
+    """Fits requests to a placement, or a placement to them.
+
+    Args:
+        planning: makes placements; None fits nothing, everything is drawn as asked.
+    """
+
+    def __init__(self, planning: Planning | None) -> None:
+        self._planning = planning
+        self._last: tuple[Residency, GenerationPlan, int, Fit] | None = None
+
+    def of(self, residency: Residency, plan: GenerationPlan, batch_size: int) -> Fit:
+        """How a plan is drawn within the limits of the placement in force.
+
+        That placement stays where the pictures fit, if need be fewer at a time. Where not even one
+        does, the fastest placement for one takes its place. What was answered last is remembered.
+
+        Args:
+            residency: has the placement in force; what is reckoned is added to its terms.
+            plan: decided.
+            batch_size: as asked for.
+
+        Warns:
+            MemoryWarning: fewer pictures run together, or another placement is to be followed.
+
+        Raises:
+            PlacementError: no placement has room for a picture.
+        """
+        placement, terms = residency.placement, residency.terms
+        if self._planning is None or placement is None or terms is None or not terms.limits:
+            return Fit(batch_size=batch_size)
+        last = self._last
+        if last is not None and last[0] is residency and last[1:3] == (plan, batch_size):
+            return last[3]
+        work = self._planning.work(plan, batch_size=batch_size)
+        fit = self._kept(residency, terms, placement, work) or self._chosen(terms, placement, work)
+        self._last = (residency, plan, batch_size, fit)
+        return fit
+
+    def _kept(
+        self, residency: Residency, terms: Terms, placement: Placement, work: Work
+    ) -> Fit | None:
+        """The placement in force with as many pictures at a time as it has room for, if any."""
+        for each in _fewer_and_fewer(work):
+            if terms.cover(each):
+                return _fit(each, work)
+            each = _rounded(each)
+            if self._holds(terms, placement, each):
+                residency.terms = terms.also(each)
+                return _fit(each, work)
+        return None
+
+    def _chosen(self, terms: Terms, old: Placement, work: Work) -> Fit:
+        """The fastest placement for one picture, with as many of them as it has room for."""
+        assert self._planning is not None
+        *_, one = _fewer_and_fewer(work)
+        try:
+            planner = self._planning.planner(_rounded(one), old.baseline_bytes)
+            placement = planner.choose(terms.limits)
+        except PlacementError as error:
+            raise PlacementError(error.message, error.hint + _what_fits(terms, work)) from None
+        warnings.warn(
+            f"{placement.width}x{placement.height} needs more memory than was planned for; going "
+            f"on with: {placement}",
+            MemoryWarning,
+            stacklevel=4,
+        )
+        for each in map(_rounded, _fewer_and_fewer(work)):
+            if each == _rounded(one) or self._holds(terms, placement, each):
+                agreed = Terms(limits=terms.limits, works=(each,))
+                return replace(_fit(each, work), placement=placement, terms=agreed)
+        raise AssertionError("one picture was planned for")
+
+    def _holds(self, terms: Terms, placement: Placement, work: Work) -> bool:
+        assert self._planning is not None
+        planner = self._planning.planner(work, placement.baseline_bytes)
+        return terms.limits.holds(planner.again(placement))
+
+
+def _fit(work: Work, asked: Work) -> Fit:
+    if work.batch < asked.batch:
+        warnings.warn(
+            f"memory has room for {work.batch} pictures at a time, not {asked.batch}",
+            MemoryWarning,
+            stacklevel=6,
+        )
+    return Fit(batch_size=work.batch, text_batch=work.text_batch)
+
+
+def _fewer_and_fewer(work: Work) -> Iterator[Work]:
+    """The same for half as many pictures and texts at a time, down to one."""
+    yield work
+    while work.batch > 1 or work.text_batch > 1:
+        work = replace(work, batch=(work.batch + 1) // 2, text_batch=(work.text_batch + 1) // 2)
+        yield work
+
+
+def _rounded(work: Work) -> Work:
+    return replace(work, text_tokens=-(-work.text_tokens // _TOKENS) * _TOKENS)
+
+
+def _what_fits(terms: Terms, work: Work) -> str:
+    """The largest size that is known to fit, where it is the size that does not."""
+    area = work.grid[0] * work.grid[1]
+    known = max(
+        (each.grid for each in terms.works), key=lambda grid: grid[0] * grid[1], default=None
+    )
+    if known is None or known[0] * known[1] >= area:
+        return ""
+    height, width = (PIXELS_PER_TOKEN * side for side in known)
+    return f"; {width}x{height} fits"

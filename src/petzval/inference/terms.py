@@ -1,0 +1,72 @@
+"""On which terms a placement was chosen: what may be used, and for which pictures it suffices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from petzval.inference.dry_networks import Work
+from petzval.inference.placement import Placement, parse_bytes
+
+Amount: TypeAlias = int | str | None
+"""Memory in bytes, or in words (`placement.parse_bytes`); None is no limit."""
+
+_WORKS = 64
+"""Kept for one placement; what is forgotten is reckoned again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What may be used, in bytes; None is no limit.
+
+    Attributes:
+        memory: of the device that draws; on a CPU the process's RAM.
+        ram: of this process, where another device draws.
+    """
+
+    memory: int | None = None
+    ram: int | None = None
+
+    @classmethod
+    def of(cls, memory: Amount, ram: Amount) -> Budget:
+        """From what a person wrote.
+
+        Raises:
+            RequestError: no such amount.
+        """
+        return cls(memory=_bytes(memory), ram=_bytes(ram))
+
+    def __bool__(self) -> bool:
+        return self.memory is not None or self.ram is not None
+
+    def holds(self, placement: Placement) -> bool:
+        """Whether a placement's predicted peaks stay within."""
+        return (self.memory is None or placement.peak_bytes <= self.memory) and (
+            self.ram is None or placement.ram_bytes <= self.ram
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What a placement was chosen under, and what is known to stay within.
+
+    Attributes:
+        limits: that it has to keep.
+        works: that were reckoned and keep them, the latest last.
+    """
+
+    limits: Budget
+    works: tuple[Work, ...] = ()
+
+    def cover(self, work: Work) -> bool:
+        """Whether it is known, with nothing reckoned, that a work keeps the limits."""
+        return not self.limits or any(each.covers(work) for each in self.works)
+
+    def also(self, work: Work) -> Terms:
+        """The same with one more work that keeps the limits."""
+        others = [each for each in self.works if not work.covers(each)]
+        return Terms(limits=self.limits, works=(*others[1 - _WORKS :], work))
+
+
+def _bytes(amount: Amount) -> int | None:
+    return amount if amount is None or isinstance(amount, int) else parse_bytes(amount)
