@@ -30,7 +30,13 @@ from petzval.weights.key_tables import VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import expected_tensors
 from petzval.weights.published import published_json
 from petzval.weights.source import Source, packing_of
-from petzval.weights.writing import Component, save_checkpoint, save_component, write_safetensors
+from petzval.weights.writing import (
+    Component,
+    not_written,
+    save_checkpoint,
+    save_component,
+    write_safetensors,
+)
 
 Progress = Callable[[int, int], object]
 """Called with the tensors written so far and the number of all."""
@@ -121,10 +127,7 @@ def convert_component(
         tick = _counter(progress, len(state))
         write_safetensors(out, state, {SETTINGS_KEY: settings}, read=_ticking(read, tick))
     except OSError as error:
-        raise CheckpointError(
-            f"{out}: not written ({error.strerror or error}); what was there is unchanged",
-            "make room, or choose a place that can be written to",
-        ) from error
+        raise not_written(out, error, "place") from error
     finally:
         component.source.close()
 

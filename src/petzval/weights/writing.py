@@ -239,6 +239,15 @@ def replacing_file(file: Path) -> Generator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def not_written(place: Path, error: OSError, kind: str) -> CheckpointError:
+    """What to tell of a folder or another `kind` of place that the system did not let us write."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return CheckpointError(
+        f"{place}: not written ({error.strerror or error}); what was there is unchanged",
+        "make room on the disk" if full else f"choose a {kind} that can be written to",
+    )
+
+
 def _write_component(folder: Path, component: Component, max_shard_bytes: int) -> None:
     stem = file_stem(component.config)
     shards = _split(component.state, max_shard_bytes)
@@ -309,11 +318,7 @@ def _replacing(folder: Path, *, overwrite: bool) -> Generator[Path]:
             folder.rename(old)
         partial.rename(folder)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise CheckpointError(
-            f"{folder}: not written ({error.strerror or error}); what was there is unchanged",
-            "make room on the disk" if full else "choose a folder that can be written to",
-        ) from error
+        raise not_written(folder, error, "folder") from error
     finally:
         with suppress(OSError):
             if old.exists() and not folder.exists():
