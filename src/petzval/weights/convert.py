@@ -30,6 +30,7 @@ from petzval.weights.key_tables import VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import expected_tensors
 from petzval.weights.published import published_json
 from petzval.weights.source import Source, packing_of
+from petzval.weights.tokenizer_files import published_tokenizer
 from petzval.weights.writing import (
     Component,
     not_written,
@@ -76,8 +77,8 @@ def convert_checkpoint(
         _refuse_swallowing(out, part.source, None if checkpoint.assembled else checkpoint.folder)
     tick = _counter(progress, sum(len(part.source) for part in parts))
     components = [_published(part, dtype, tick) for part in parts]
-    home: Path | bytes = checkpoint.tokenizer_json if checkpoint.assembled else checkpoint.tokenizer
-    save_checkpoint(out, components, home, extra_files=extra_files, overwrite=overwrite)
+    tokenizer = _tokenizer(checkpoint)
+    save_checkpoint(out, components, tokenizer, extra_files=extra_files, overwrite=overwrite)
 
 
 def convert_component(
@@ -163,6 +164,15 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         raise CheckpointError(
             f"{out}: already exists; nothing was written", "choose another place, or --overwrite"
         )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Path | Mapping[str, bytes]:
+    """A checkpoint's own folder; of one put together what belongs there: weights may lie beside."""
+    if not checkpoint.assembled and isinstance(checkpoint.tokenizer, Path):
+        return checkpoint.tokenizer
+    inside = isinstance(checkpoint.tokenizer, bytes)
+    home = None if inside else checkpoint.tokenizer_folder
+    return published_tokenizer(checkpoint.tokenizer_json, home)
 
 
 def _refuse_swallowing(out: Path, source: Source, own: Path | None) -> None:

@@ -104,7 +104,7 @@ def save_component(
 def save_checkpoint(
     folder: str | Path,
     components: Sequence[Component],
-    tokenizer: str | Path | bytes,
+    tokenizer: str | Path | Mapping[str, bytes],
     *,
     extra_files: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -115,7 +115,7 @@ def save_checkpoint(
     Args:
         folder: where to; its parents are made.
         components: denoiser, text encoder and autoencoder.
-        tokenizer: a folder, whose files are copied; or the content of `tokenizer.json`.
+        tokenizer: a folder, whose files are copied; or the files' contents by name.
         extra_files: further text files by relative name (card, licences).
         max_shard_bytes: larger components are split into shards with an index.
         overwrite: replace what is there.
@@ -136,9 +136,10 @@ def save_checkpoint(
         _write_text(partial / "model_index.json", _json(MODEL_INDEX))
         (partial / SCHEDULER).mkdir()
         _write_text(partial / SCHEDULER / "scheduler_config.json", _json(SCHEDULER_CONFIG))
-        if isinstance(tokenizer, bytes):
+        if isinstance(tokenizer, Mapping):
             (partial / TOKENIZER).mkdir()
-            (partial / TOKENIZER / "tokenizer.json").write_bytes(tokenizer)
+            for name, content in tokenizer.items():
+                (partial / TOKENIZER / name).write_bytes(content)
         else:
             shutil.copytree(tokenizer, partial / TOKENIZER)
         for name, text in (extra_files or {}).items():
