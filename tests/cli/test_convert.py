@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,54 @@ def test_drawing_from_parts_that_are_not_enough(run: Run) -> None:
     code, _, err = run("generate", "a fox", "--vae", "gone", *SMALL)
     assert code == 2
     assert "the vae 'gone' does not exist" in err
+
+
+STOPPED = """
+import signal, sys
+from petzval.cli.main import main
+from petzval.weights.tensors import TensorSource
+
+number, words = getattr(signal, sys.argv[1]), sys.argv[2:]
+read = TensorSource.read
+calls = []
+
+def stopped(self, *args, **kwargs):
+    calls.append(args)
+    if len(calls) == 3:
+        signal.raise_signal(number)
+    return read(self, *args, **kwargs)
+
+TensorSource.read = stopped
+sys.exit(main(words))
+"""
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "code", "said"),
+    [
+        ("comfyui", "SIGINT", 130, "interrupted"),
+        ("comfyui", "SIGTERM", 143, "terminated"),
+        ("folder", "SIGTERM", 143, "terminated"),
+        ("gguf-q8_0", "SIGTERM", 143, "terminated"),
+    ],
+)
+def test_a_signal_half_way_leaves_nothing(
+    golden_checkpoint: Path, tmp_path: Path, to: str, name: str, code: int, said: str
+) -> None:
+    words = ["convert", str(golden_checkpoint), "out", "--to", to]
+    command = [sys.executable, "-c", STOPPED, name, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.strip().endswith(said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_is_left_alone_where_somebody_has_decided(run: Run) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run("models")[0] == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run("models")[0] == 0
+    assert signal.getsignal(signal.SIGTERM) is before

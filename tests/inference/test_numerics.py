@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import petzval
 from petzval.errors import NumericsError, RequestError
 from petzval.flow.noise import SharedNoise, initial_noise
 from petzval.flow.schedule import sigmas
@@ -20,7 +23,9 @@ from petzval.inference.numerics import (
 from petzval.inference.parity import PARITIES
 from petzval.inference.plan import PlannedImage
 from petzval.models.vae import TokenStatistics
+from petzval.weights.verify import verify_checkpoint
 from tests.support import golden_tensors
+from tests.weights.support import copy_checkpoint
 
 TURBO = sigmas(4, 2.291179894)[:-1]
 
@@ -130,4 +135,42 @@ def test_a_number_that_is_not_finite_stops_with_a_next_step(value: float) -> Non
     with pytest.raises(NumericsError, match="picture 1, step 3 of 4") as caught:
         check_finite(torch.tensor([0.0, value]), "picture 1, step 3 of 4", torch.bfloat16)
     assert "float32" in caught.value.hint
+    assert "run `petzval verify` on the model's folder" in caught.value.hint
     check_finite(torch.zeros(3), "picture 1", torch.bfloat16)
+
+
+def _damaged(folder: Path, part: str, key: str) -> None:
+    file = next((folder / part).glob("*.safetensors"))
+    state = load_file(file)
+    state[key] = torch.full_like(state[key], float("nan"))
+    save_file(state, file)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "where"),
+    [
+        ("transformer", "img_in.weight", "step 1 of 2"),
+        ("vae", "decoder.conv_in.weight", "decoded picture"),
+    ],
+)
+def test_damaged_weights_are_named_where_a_picture_is_not_finite(
+    tmp_path: Path, part: str, key: str, where: str
+) -> None:
+    folder = copy_checkpoint(tmp_path)
+    _damaged(folder, part, key)
+    whole = petzval.load(folder, device="cpu", dtype="float32")
+    parts = petzval.load(
+        None,
+        denoiser=folder / "transformer",
+        encoder=folder / "text_encoder",
+        vae=folder / "vae",
+        tokenizer=folder / "tokenizer",
+        device="cpu",
+        dtype="float32",
+    )
+    homes = " and ".join(str(folder / name) for name in ("transformer", "text_encoder", "vae"))
+    for pipeline, places in ((whole, folder), (parts, homes)):
+        with pytest.raises(NumericsError, match=where) as caught:
+            pipeline.generate("a fox", size="64x48", steps=2, guidance=1.0)
+        assert caught.value.hint.endswith(f"run `petzval verify` on {places}")
+    assert not verify_checkpoint(folder).passed

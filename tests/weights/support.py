@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +63,14 @@ def velocity_of(model: MMDiT, grid: tuple[int, int] = (3, 4), num_text_tokens: i
     ]
     with torch.no_grad():
         return model.velocity(tokens, features, torch.tensor([0.7]), grid)
+
+
+@contextmanager
+def small_files(limit: int) -> Generator[None]:
+    """No file of this process may grow beyond `limit` bytes: a write fails half-way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gguf
@@ -29,7 +32,7 @@ from tests.weights.formats import (
     settings,
     stored,
 )
-from tests.weights.support import copy_checkpoint
+from tests.weights.support import copy_checkpoint, small_files
 
 
 def tiny(kind: Kind) -> OpenComponent:
@@ -225,6 +228,29 @@ def test_a_tokenizer_inside_a_file_goes_along(tmp_path: Path) -> None:
     assert find_tokenizer(None, folder) == tmp_path / "folder"
     written = (tmp_path / "folder" / "tokenizer.json").read_bytes()
     assert written == state["tokenizer_json"].numpy().tobytes()
+
+
+def test_gguf_that_stops_half_way_says_why(tmp_path: Path) -> None:
+    with small_files(10**6), pytest.raises(CheckpointError) as caught:
+        convert_component(tiny("denoiser"), tmp_path / "x.gguf", "gguf-q8_0")
+    reason = os.strerror(errno.EFBIG)
+    assert f"x.gguf: not written ({reason}); what was there is unchanged" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_called_one_in_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def full(_: Path) -> Generator[Path]:
+        yield Path("/dev/full")
+
+    monkeypatch.setattr("petzval.weights.gguf_writing.replacing_file", full)
+    with pytest.raises(CheckpointError) as caught:
+        convert_component(tiny("denoiser"), tmp_path / "x.gguf", "gguf-q8_0")
+    assert f"not written ({os.strerror(errno.ENOSPC)})" in caught.value.message
+    assert caught.value.hint == "make room on the disk"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from petzval.weights.published import published_json
 from petzval.weights.tensors import TensorSource
 from petzval.weights.writing import Component, save_checkpoint, save_component, write_safetensors
 from tests.support import TINY_CHECKPOINT
+from tests.weights.support import small_files
 
 
 @pytest.fixture(scope="module")
@@ -173,17 +171,6 @@ def test_nothing_is_replaced_unasked(tmp_path: Path, denoiser: MMDiT) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(CheckpointError, match="is a file; nothing was written"):
         save_component(tmp_path / "file", Component.of(denoiser), overwrite=True)
-
-
-@contextmanager
-def small_files(limit: int) -> Generator[None]:
-    """No file of this process may grow beyond `limit` bytes: a write fails half-way."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path: Path, denoiser: MMDiT) -> None:

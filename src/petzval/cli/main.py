@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -45,11 +48,13 @@ COMMANDS: Mapping[str, str] = {
 """Name -> summary. The command is what has that name in `petzval.cli.<name>`: a function; or verbs
 and their functions, where "" is what the name does alone, and a verb may have verbs of its own."""
 
-EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 0, 1, 2, 130, 141
+EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR = 0, 1, 2
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_TERMINATED = 130, 141, 143
 EXIT_CODES = (
     f"Exit codes: {EXIT_OK} done, {EXIT_FAILED} a verification or an evaluation failed, "
     f"{EXIT_USER_ERROR} the request was wrong (a hint says what to try), "
-    f"{EXIT_INTERRUPTED} interrupted, {EXIT_PIPE_CLOSED} nobody reads stdout any more. "
+    f"{EXIT_INTERRUPTED} interrupted, {EXIT_PIPE_CLOSED} nobody reads stdout any more, "
+    f"{EXIT_TERMINATED} terminated. "
     "Results go to stdout, everything else to stderr."
 )
 
@@ -124,7 +129,8 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with _terminable():
+                return function(*args, **kwargs)
         except PetzvalError as error:
             complain("error", error.message)
             if error.hint:
@@ -132,11 +138,41 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(EXIT_USER_ERROR) from None
         except PipeClosedError:
             raise typer.Exit(EXIT_PIPE_CLOSED) from None
+        except TerminatedError:
+            print("terminated", file=sys.stderr)
+            raise typer.Exit(EXIT_TERMINATED) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, it unwinds what is under way, so that no unfinished file is left."""
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """Raise `TerminatedError` on SIGTERM, where nobody has decided otherwise."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    own = os.getpid()
+
+    def terminate(number: int, _: object) -> None:
+        if os.getpid() != own:  # a forked worker has nothing to unwind
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise TerminatedError
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _version(wanted: bool) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.models.latents import denormalise
 from petzval.models.vae import TokenStatistics
 from petzval.shapes import Images, LatentTokens
+from petzval.weights.checkpoint import Checkpoint
 
 NOISE_LIMIT = 1 << 32
 """Numbers that one seed may draw for the pictures that share it; half a minute of one core."""
@@ -144,20 +145,46 @@ def to_pixels(images: Images) -> UInt8[np.ndarray, "batch height width 3"]:
     return grey.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def check_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
+@runtime_checkable
+class OfCheckpoint(Protocol):
+    """Whatever knows which files the networks came from."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Open."""
+        ...
+
+
+def check_finite(
+    values: Tensor, what: str, dtype: torch.dtype, weights: OfCheckpoint | None = None
+) -> None:
     """Stop with a readable message in place of a black picture.
+
+    Args:
+        values: all of them must be finite.
+        what: they are.
+        dtype: of the arithmetic.
+        weights: whose may be damaged; its files are named then.
 
     Raises:
         NumericsError: naming `what`, when a number is NaN or infinite.
     """
     if bool(torch.isfinite(values).all()):
         return
-    wider = dtype != torch.float32
-    hint = "use --dtype float32" if wider else "lower the guidance; or the weights are damaged"
-    raise NumericsError(f"{what}: a number is not finite any more", hint)
+    first = "lower the guidance" if dtype == torch.float32 else "use --dtype float32"
+    places = "the model's folder" if weights is None else " and ".join(weights.checkpoint.places)
+    raise NumericsError(
+        f"{what}: a number is not finite any more",
+        f"{first}; or the weights are damaged: run `petzval verify` on {places}",
+    )
 
 
-def check_step(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -> None:
+def check_step(
+    step: Step,
+    images: Sequence[PlannedImage],
+    dtype: torch.dtype,
+    weights: OfCheckpoint | None = None,
+) -> None:
     """Stop where a number is not finite any more, in place of a black picture.
 
     Raises:
@@ -165,4 +192,4 @@ def check_step(step: Step, images: Sequence[PlannedImage], dtype: torch.dtype) -
     """
     numbers = " and ".join(str(image.index + 1) for image in images)
     where = f"picture {numbers}, step {step.index + 1} of {step.num_steps}"
-    check_finite(step.tokens, where, dtype)
+    check_finite(step.tokens, where, dtype, weights)

@@ -331,7 +331,7 @@ class Pipeline:
         threads = torch.get_num_threads() if self.device.type == "cpu" else None
         made_by = replace(self._made_by, threads=threads, weights=self._residency.storage)
         for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
-            numerics.check_step(step, images, self.dtype)
+            numerics.check_step(step, images, self.dtype, self.planning)
             clock.lap("denoise")
             event = self._event(plan, images, step)
             if step.index + 1 == step.num_steps:
@@ -415,7 +415,7 @@ class Pipeline:
         self, tokens: LatentTokens, plan: GenerationPlan, strip_rows: int | None = None
     ) -> Pixels:
         decoded = self.decode(tokens, plan, strip_rows=strip_rows)
-        numerics.check_finite(decoded, "decoded picture", self.dtype)
+        numerics.check_finite(decoded, "decoded picture", self.dtype, self.planning)
         return numerics.to_pixels(decoded)
 
     def _event(self, plan: GenerationPlan, images: Sequence[PlannedImage], step: Step) -> StepEvent:

@@ -201,6 +201,18 @@ class Checkpoint:
         return (inside if self.tokenizer.is_dir() else self.tokenizer).read_bytes()
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """What to name where its numbers are doubted: its folder, or each part's file or folder."""
+        if not self.assembled:
+            return (str(self.folder),)
+        found: dict[str, None] = {}
+        for source in (self.denoiser_source, self.encoder_source, self.vae_source):
+            file, home = source.files[0], source.files[0].parent
+            alone = len(source.files) == 1 and not (home / "config.json").is_file()
+            found[str(file if alone else home)] = None
+        return tuple(found)
+
+    @property
     def identity(self) -> str:
         """SHA-256 that names this checkpoint: configs, tokenizer, headers, samples of the numbers.
 

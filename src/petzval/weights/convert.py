@@ -30,7 +30,14 @@ from petzval.weights.key_tables import VAE_ORIGINAL, VAE_POINTWISE
 from petzval.weights.manifest import expected_tensors
 from petzval.weights.published import published_json
 from petzval.weights.source import Source, packing_of
-from petzval.weights.writing import Component, save_checkpoint, save_component, write_safetensors
+from petzval.weights.tokenizer_files import published_tokenizer
+from petzval.weights.writing import (
+    Component,
+    not_written,
+    save_checkpoint,
+    save_component,
+    write_safetensors,
+)
 
 Progress = Callable[[int, int], object]
 """Called with the tensors written so far and the number of all."""
@@ -70,8 +77,8 @@ def convert_checkpoint(
         _refuse_swallowing(out, part.source, None if checkpoint.assembled else checkpoint.folder)
     tick = _counter(progress, sum(len(part.source) for part in parts))
     components = [_published(part, dtype, tick) for part in parts]
-    home: Path | bytes = checkpoint.tokenizer_json if checkpoint.assembled else checkpoint.tokenizer
-    save_checkpoint(out, components, home, extra_files=extra_files, overwrite=overwrite)
+    tokenizer = _tokenizer(checkpoint)
+    save_checkpoint(out, components, tokenizer, extra_files=extra_files, overwrite=overwrite)
 
 
 def convert_component(
@@ -121,10 +128,7 @@ def convert_component(
         tick = _counter(progress, len(state))
         write_safetensors(out, state, {SETTINGS_KEY: settings}, read=_ticking(read, tick))
     except OSError as error:
-        raise CheckpointError(
-            f"{out}: not written ({error.strerror or error}); what was there is unchanged",
-            "make room, or choose a place that can be written to",
-        ) from error
+        raise not_written(out, error, "place") from error
     finally:
         component.source.close()
 
@@ -160,6 +164,15 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         raise CheckpointError(
             f"{out}: already exists; nothing was written", "choose another place, or --overwrite"
         )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Path | Mapping[str, bytes]:
+    """A checkpoint's own folder; of one put together what belongs there: weights may lie beside."""
+    if not checkpoint.assembled and isinstance(checkpoint.tokenizer, Path):
+        return checkpoint.tokenizer
+    inside = isinstance(checkpoint.tokenizer, bytes)
+    home = None if inside else checkpoint.tokenizer_folder
+    return published_tokenizer(checkpoint.tokenizer_json, home)
 
 
 def _refuse_swallowing(out: Path, source: Source, own: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from petzval.errors import CheckpointError, MissingExtraError
@@ -40,6 +41,7 @@ def write_gguf(
     Raises:
         MissingExtraError: the package gguf is not installed.
         CheckpointError: a number that is not finite.
+        OSError: the disk is full, or refuses to be written to.
     """
     try:
         import gguf
@@ -74,6 +76,18 @@ def write_gguf(
                 packed = gguf.quantize(
                     values.reshape(tuple(values.shape) or (1,)).numpy(), kinds[key]
                 )
-                writer.write_tensor_data(np.ascontiguousarray(packed).view(np.uint8))
+                _append(writer, np.ascontiguousarray(packed).view(np.uint8))
         finally:
             writer.close()
+
+
+def _append(writer: Any, packed: UInt8[np.ndarray, "*shape"]) -> None:
+    """The next tensor; where numpy says only how much of it was written, the system says why."""
+    try:
+        writer.write_tensor_data(packed)
+    except OSError as error:
+        if error.errno is None:
+            stream = writer.fout[-1]
+            stream.write(packed.data)
+            stream.flush()
+        raise

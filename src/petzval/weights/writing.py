@@ -104,7 +104,7 @@ def save_component(
 def save_checkpoint(
     folder: str | Path,
     components: Sequence[Component],
-    tokenizer: str | Path | bytes,
+    tokenizer: str | Path | Mapping[str, bytes],
     *,
     extra_files: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -115,7 +115,7 @@ def save_checkpoint(
     Args:
         folder: where to; its parents are made.
         components: denoiser, text encoder and autoencoder.
-        tokenizer: a folder, whose files are copied; or the content of `tokenizer.json`.
+        tokenizer: a folder, whose files are copied; or the files' contents by name.
         extra_files: further text files by relative name (card, licences).
         max_shard_bytes: larger components are split into shards with an index.
         overwrite: replace what is there.
@@ -136,9 +136,10 @@ def save_checkpoint(
         _write_text(partial / "model_index.json", _json(MODEL_INDEX))
         (partial / SCHEDULER).mkdir()
         _write_text(partial / SCHEDULER / "scheduler_config.json", _json(SCHEDULER_CONFIG))
-        if isinstance(tokenizer, bytes):
+        if isinstance(tokenizer, Mapping):
             (partial / TOKENIZER).mkdir()
-            (partial / TOKENIZER / "tokenizer.json").write_bytes(tokenizer)
+            for name, content in tokenizer.items():
+                (partial / TOKENIZER / name).write_bytes(content)
         else:
             shutil.copytree(tokenizer, partial / TOKENIZER)
         for name, text in (extra_files or {}).items():
@@ -239,6 +240,15 @@ def replacing_file(file: Path) -> Generator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def not_written(place: Path, error: OSError, kind: str) -> CheckpointError:
+    """What to tell of a folder or another `kind` of place that the system did not let us write."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return CheckpointError(
+        f"{place}: not written ({error.strerror or error}); what was there is unchanged",
+        "make room on the disk" if full else f"choose a {kind} that can be written to",
+    )
+
+
 def _write_component(folder: Path, component: Component, max_shard_bytes: int) -> None:
     stem = file_stem(component.config)
     shards = _split(component.state, max_shard_bytes)
@@ -309,11 +319,7 @@ def _replacing(folder: Path, *, overwrite: bool) -> Generator[Path]:
             folder.rename(old)
         partial.rename(folder)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise CheckpointError(
-            f"{folder}: not written ({error.strerror or error}); what was there is unchanged",
-            "make room on the disk" if full else "choose a folder that can be written to",
-        ) from error
+        raise not_written(folder, error, "folder") from error
     finally:
         with suppress(OSError):
             if old.exists() and not folder.exists():
