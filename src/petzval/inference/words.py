@@ -70,10 +70,9 @@ class Words:
             images: a batch of them.
             residency: has the denoiser.
             modulations: one for each call.
-            graphs: calls the same denoiser in its place, where it is there for good.
+            graphs: calls the same denoiser in its place.
         """
         bring = partial(residency.bring, DENOISER)
-        graphs = graphs if residency.placement is None else None  # they know where weights are
 
         def branch(prompts: Sequence[str | None]) -> Branch:
             denoiser = residency.denoiser
