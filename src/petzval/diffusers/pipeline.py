@@ -29,6 +29,7 @@ from torch import Tensor
 from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, PromptTokenizer
 from petzval.config import to_mapping
+from petzval.diffusers.adapters import LoraMethods
 from petzval.diffusers.arguments import refuse_others
 from petzval.diffusers.loading import find_folder, load_parts
 from petzval.diffusers.networks import (
@@ -59,7 +60,7 @@ PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
 Callback = Callable[["LensPipeline", int, Any, dict[str, Any]], dict[str, Any] | None]
 
 
-class LensPipeline(DiffusionPipeline):
+class LensPipeline(LoraMethods, DiffusionPipeline):
     """Words in, pictures out, by Lens.
 
     Args:
@@ -88,6 +89,7 @@ class LensPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
             transformer=transformer,
         )
+        self._begin_loras()
         self.defaults = Defaults()
         self._guidance_scale = 1.0
         self._num_timesteps = 0
@@ -317,6 +319,7 @@ class LensPipeline(DiffusionPipeline):
         )
         noise = self._noise(len(texts.mask), resolution, generator, latents)
         self._guidance_scale = self.defaults.guidance if guidance_scale is None else guidance_scale
+        self._follow_loras(device)
         modulations = self.transformer.modulations(levels)
         denoiser = GuidedDenoiser(self.transformer, resolution.grid, modulations, device)
         heard = (callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
