@@ -32,6 +32,7 @@ from petzval.config import to_mapping
 from petzval.diffusers.adapters import LoraMethods
 from petzval.diffusers.arguments import refuse_others
 from petzval.diffusers.loading import find_folder, load_parts
+from petzval.diffusers.memory import DecodingMethods, refuse_dtypes
 from petzval.diffusers.networks import (
     LensAutoencoder,
     LensGptOssEncoder,
@@ -60,7 +61,7 @@ PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
 Callback = Callable[["LensPipeline", int, Any, dict[str, Any]], dict[str, Any] | None]
 
 
-class LensPipeline(LoraMethods, DiffusionPipeline):
+class LensPipeline(LoraMethods, DecodingMethods, DiffusionPipeline):
     """Words in, pictures out, by Lens.
 
     Args:
@@ -178,6 +179,15 @@ class LensPipeline(LoraMethods, DiffusionPipeline):
             max_shard_bytes=_bytes(max_shard_size),
             overwrite=True,
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> LensPipeline:
+        """Move, and cast to what `from_pretrained` takes as well.
+
+        Raises:
+            RequestError: the dtype cannot hold the model.
+        """
+        refuse_dtypes(args, kwargs)
+        return super().to(*args, **kwargs)
 
     def enable_model_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
