@@ -9,6 +9,8 @@ networks    the three networks as modules that diffusers can place, move and sav
 text        prompts as tensors, and batches whose texts have different lengths
 schedule    diffusers' schedulers, set to Lens's noise levels
 loading     a published folder by path, name or repository
+adapters    LoRAs: loaded, weighed, fused
+memory      decoding with less memory
 arguments   what scripts for diffusers pass besides
 pipeline    the pipeline
 

@@ -58,7 +58,7 @@ def load_parts(
         CheckpointError, ConfigError: the files are missing, damaged or of another model.
         RequestError: the dtype cannot hold the model.
     """
-    number = _checked(dtype)
+    number = checked_dtype(dtype)
     checkpoint = Checkpoint.open(folder)
     loaders = {
         "scheduler": lambda: load_scheduler(folder),
@@ -77,7 +77,12 @@ def load_scheduler(folder: Path) -> Any:
     return FlowMatchEulerDiscreteScheduler.from_config(dict(SCHEDULER_CONFIG))
 
 
-def _checked(dtype: torch.dtype | None) -> torch.dtype:
+def checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """A dtype that these networks can be in; None is float32.
+
+    Raises:
+        RequestError: it cannot hold them.
+    """
     if dtype is None:
         return torch.float32
     if not isinstance(dtype, torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]

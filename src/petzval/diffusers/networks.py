@@ -22,10 +22,9 @@ from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, PromptTokenizer
 from petzval.diffusers.arguments import refuse_others
 from petzval.errors import RequestError
-from petzval.inference import numerics
+from petzval.inference.decoding import decode_tokens
 from petzval.inference.parity import PARITIES
 from petzval.models.gpt_oss import GptOssEncoder
-from petzval.models.latents import unpatchify
 from petzval.models.mmdit import MMDiT, StepModulation
 from petzval.models.rope import RopeTables
 from petzval.models.vae import Autoencoder
@@ -118,6 +117,10 @@ class LensAutoencoder(ModelMixin, ConfigMixin):
 
     Args:
         network: ours.
+
+    Attributes:
+        strip_rows: of the strips that a picture is decoded in; 0 is at once.
+        one_by_one: whether the pictures of a batch are decoded one after the other.
     """
 
     config_name = "config.json"
@@ -125,6 +128,8 @@ class LensAutoencoder(ModelMixin, ConfigMixin):
     def __init__(self, network: Autoencoder) -> None:
         super().__init__()
         self.network = network
+        self.strip_rows = 0
+        self.one_by_one = False
         self.register_to_config(**published_json(network.config))
 
     @classmethod
@@ -162,11 +167,13 @@ class LensAutoencoder(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def decode_tokens(self, tokens: LatentTokens, grid: tuple[int, int]) -> Images:
         """Denoised tokens [B, S, C] of a grid (height, width) → pictures, nominally in [-1, 1]."""
-        dtype = self.network.post_quant_conv.weight.dtype
-        statistics = self.network.bn
-        tokens = tokens.to(statistics.running_mean.device)
-        tokens = numerics.restore_statistics(tokens, statistics, PARITIES["default"], dtype)
-        return self.network.decode(unpatchify(tokens, grid))
+        tokens = tokens.to(self.network.bn.running_mean.device)
+        batches = tokens.split(1 if self.one_by_one else len(tokens))
+        parity, rows = PARITIES["default"], self.strip_rows
+        decoded = [
+            decode_tokens(self.network, each, grid, parity, strip_rows=rows) for each in batches
+        ]
+        return decoded[0] if len(decoded) == 1 else torch.cat(decoded)
 
     def forward(self, images: Images) -> Images:
         """Encode and decode again."""

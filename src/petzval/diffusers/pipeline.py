@@ -29,8 +29,10 @@ from torch import Tensor
 from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, PromptTokenizer
 from petzval.config import to_mapping
+from petzval.diffusers.adapters import LoraMethods
 from petzval.diffusers.arguments import refuse_others
 from petzval.diffusers.loading import find_folder, load_parts
+from petzval.diffusers.memory import DecodingMethods, refuse_dtypes
 from petzval.diffusers.networks import (
     LensAutoencoder,
     LensGptOssEncoder,
@@ -59,7 +61,7 @@ PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
 Callback = Callable[["LensPipeline", int, Any, dict[str, Any]], dict[str, Any] | None]
 
 
-class LensPipeline(DiffusionPipeline):
+class LensPipeline(LoraMethods, DecodingMethods, DiffusionPipeline):
     """Words in, pictures out, by Lens.
 
     Args:
@@ -88,6 +90,7 @@ class LensPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
             transformer=transformer,
         )
+        self._begin_loras()
         self.defaults = Defaults()
         self._guidance_scale = 1.0
         self._num_timesteps = 0
@@ -176,6 +179,15 @@ class LensPipeline(DiffusionPipeline):
             max_shard_bytes=_bytes(max_shard_size),
             overwrite=True,
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> LensPipeline:
+        """Move, and cast to what `from_pretrained` takes as well.
+
+        Raises:
+            RequestError: the dtype cannot hold the model.
+        """
+        refuse_dtypes(args, kwargs)
+        return super().to(*args, **kwargs)
 
     def enable_model_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
@@ -317,6 +329,7 @@ class LensPipeline(DiffusionPipeline):
         )
         noise = self._noise(len(texts.mask), resolution, generator, latents)
         self._guidance_scale = self.defaults.guidance if guidance_scale is None else guidance_scale
+        self._follow_loras(device)
         modulations = self.transformer.modulations(levels)
         denoiser = GuidedDenoiser(self.transformer, resolution.grid, modulations, device)
         heard = (callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
