@@ -130,7 +130,9 @@ def test_sizes_that_are_known_without_files_give_the_plans_of_the_files(
     for mine, its in zip(here.networks, there.networks, strict=True):
         if mine.network == ENCODER:  # the published one has a head as well, which is not used
             assert sum(dict(its.stored).values()) == 13_761_264_768
-        assert replace(its, stored=mine.stored) == mine
+        # A first run may find a small tensor dead a moment earlier.
+        assert its.working_bytes == pytest.approx(mine.working_bytes, rel=1e-5)
+        assert replace(its, stored=mine.stored, working_bytes=mine.working_bytes) == mine
     with pytest.raises(CheckpointError, match="cannot be read"):
         unfetched.denoiser_source.read("img_in.weight")
 
