@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,8 +14,14 @@ from benchmarks.case import Case, Prepared
 PROGRAM = Path(sys.executable).with_name("petzval")
 
 
-def _run(*arguments: str) -> None:
-    subprocess.run([str(PROGRAM), *arguments], check=True, capture_output=True, timeout=120)
+def _run(*arguments: str, timeout: float = 120, **environment: str) -> None:
+    subprocess.run(
+        [str(PROGRAM), *arguments],
+        check=True,
+        capture_output=True,
+        timeout=timeout,
+        env=os.environ | environment,
+    )
 
 
 def _help() -> Prepared:
@@ -32,6 +40,23 @@ def _generate() -> Prepared:
     return Prepared(ways={"petzval generate": cold}, dtype="float32")
 
 
+def _compiled() -> Prepared:
+    """A start with nothing kept leaves what the next one reads, so the order is the ways'."""
+    folder = Path(tempfile.mkdtemp(prefix="petzval-benchmark-"))
+    cache = folder / "compiled"
+    words = ("a red apple", "--seed", "0", "--compile", "--out", str(folder / "picture.png"))
+
+    def start() -> None:
+        (folder / "picture.png").unlink(missing_ok=True)
+        _run("generate", *words, timeout=900, PETZVAL_COMPILE_CACHE=str(cache))
+
+    def first() -> None:
+        shutil.rmtree(cache, ignore_errors=True)
+        start()
+
+    return Prepared(ways={"nothing kept": first, "second start": start}, dtype="float32")
+
+
 CASES = (
     Case(
         name="help",
@@ -48,5 +73,13 @@ CASES = (
         prepare=_generate,
         rounds=5,
         max_seconds=5.0,
+    ),
+    Case(
+        name="compiled-start",
+        title="`petzval generate --compile` from a cold process, with and without what is kept",
+        why="compiling is paid once for a size, not at every start",
+        prepare=_compiled,
+        rounds=1,
+        min_ratio=1.5,
     ),
 )
