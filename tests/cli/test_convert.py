@@ -104,6 +104,7 @@ from petzval.cli.main import main
 from petzval.weights.tensors import TensorSource
 
 number, words = getattr(signal, sys.argv[1]), sys.argv[2:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 read = TensorSource.read
 calls = []
 

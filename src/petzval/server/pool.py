@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
+from petzval.conditioning.encoder import DEFAULT_MAX_BATCH, PromptEncoder, PromptFeatures
 from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import MissingExtraError
 from petzval.inference.device import choose_device, choose_dtype
@@ -111,7 +111,8 @@ class SharedEncoder(PromptEncoder):
 
     def __init__(self, handle: Any, model: str, device: torch.device) -> None:
         self._handle, self._model, self._device = handle, model, device
-        self.use_prefix_cache = False  # the other process has its own
+        self.use_prefix_cache = False  # the other process has its own, and its own limit
+        self.max_batch = DEFAULT_MAX_BATCH
 
     def encode(self, prompts: Sequence[str], **settings: Any) -> list[PromptFeatures]:
         """See `PromptEncoder.encode`."""
