@@ -21,7 +21,7 @@ from petzval.diffusers.networks import LensTransformer2DModel
 from petzval.errors import CheckpointError, RequestError
 from petzval.inference.loras import LoraChoice, choose_loras
 from petzval.models.mmdit import MMDiTConfig
-from petzval.weights.lora import Lora, read_lora
+from petzval.weights.lora import Lora, changed_weight, read_lora
 from petzval.weights.lora_live import LiveLoras
 
 _DENOISER = "transformer"
@@ -171,7 +171,7 @@ class LoraMethods:
         network, fused = self.transformer.network, dict[str, Tensor]()
         for layer in sorted({layer for lora, _ in used for layer in lora.changes}):
             old = network.get_submodule(layer).get_parameter("weight")
-            fused[layer] = _fused(layer, old, used)
+            fused[layer] = changed_weight(layer, old, used, old.dtype)
         for layer, weight in fused.items():
             owner = network.get_submodule(layer)
             self._unfused[layer] = owner.get_parameter("weight").detach()
@@ -242,18 +242,3 @@ def _from_tensors(tensors: Mapping[str, Any], config: MMDiTConfig) -> Lora:
         except CheckpointError as error:
             told = error.message.replace(str(file), "the LoRA's tensors")
             raise CheckpointError(told, error.hint) from None
-
-
-def _fused(layer: str, old: Tensor, used: Sequence[tuple[Lora, float]]) -> Tensor:
-    """As `checkpoint.add_loras`, from the weight that is there."""
-    weight = old.detach().float().clone()
-    for lora, number in used:
-        if layer in lora.changes:
-            weight += number * lora.changes[layer].product(old.device)
-    weight = weight.to(old.dtype)
-    if not bool(torch.isfinite(weight).all()):
-        names = ", ".join(lora.name for lora, _ in used)
-        raise CheckpointError(
-            f"{names}: the weights of {layer} are not finite any more", "lower its weight"
-        )
-    return weight

@@ -19,7 +19,7 @@ from petzval.models.vae import Autoencoder, AutoencoderConfig
 from petzval.weights.component import match_packing
 from petzval.weights.foreign_formats import refuse_foreign
 from petzval.weights.kept_codes import keep_codes
-from petzval.weights.lora import Lora, changed_layers
+from petzval.weights.lora import Lora, changed_layers, changed_weight
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
 from petzval.weights.published import (
     DENOISER,
@@ -312,16 +312,8 @@ def add_loras(module: nn.Module, source: Source, loras: Sequence[tuple[Lora, flo
     for layer in sorted({layer for lora, _ in used for layer in lora.changes}):
         owner = module.get_submodule(layer)
         old: Tensor = owner.get_parameter("weight")
-        weight = source.read(f"{layer}.weight", torch.float32, old.device).clone()
-        for lora, number in used:
-            if layer in lora.changes:
-                weight += number * lora.changes[layer].product(old.device)
-        weight = weight.to(old.dtype)
-        if not bool(torch.isfinite(weight).all()):
-            names = ", ".join(lora.name for lora, _ in used)
-            raise CheckpointError(
-                f"{names}: the weights of {layer} are not finite any more", "lower its weight"
-            )
+        stored = source.read(f"{layer}.weight", torch.float32, old.device)
+        weight = changed_weight(layer, stored, used, old.dtype)
         owner.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
     source.close()
 

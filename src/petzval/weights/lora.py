@@ -407,3 +407,30 @@ class _Part:
 
     def _error(self, key: str, what: str, hint: str = "the file is damaged") -> CheckpointError:
         return CheckpointError(f"{self.file}: key {key!r} {what}", hint)
+
+
+def changed_weight(
+    layer: str, weight: Tensor, used: Sequence[tuple[Lora, float]], dtype: torch.dtype
+) -> Tensor:
+    """A layer's weight with LoRAs added in float32, in a dtype; the one that is given stays.
+
+    Args:
+        layer: its name in the denoiser.
+        weight: [out, in], as stored.
+        used: LoRAs with the number that each is multiplied by.
+        dtype: of the result.
+
+    Raises:
+        CheckpointError: it is not finite any more.
+    """
+    changed = weight.detach().float().clone()
+    for lora, number in used:
+        if layer in lora.changes:
+            changed += number * lora.changes[layer].product(weight.device)
+    changed = changed.to(dtype)
+    if not bool(torch.isfinite(changed).all()):
+        names = ", ".join(lora.name for lora, _ in used)
+        raise CheckpointError(
+            f"{names}: the weights of {layer} are not finite any more", "lower its weight"
+        )
+    return changed
