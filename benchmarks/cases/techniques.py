@@ -7,9 +7,9 @@ from torch import Tensor
 
 from benchmarks.case import Case, Prepared
 from petzval.bench import original
-from petzval.inference.compile import lay_channels
 from petzval.inference.denoise import packed_branch
-from petzval.kernels import backends, dispatch, fused
+from petzval.kernels import backends, dispatch, fused, reference
+from petzval.kernels.fp4 import decode_fp4
 from petzval.kernels.sequences import FusedStream
 from petzval.models.mmdit import MMDiT
 from petzval.models.rope import mmdit_rope
@@ -87,21 +87,37 @@ def _lengths() -> Prepared:
     )
 
 
-def _channels() -> Prepared:
-    """The decoder as it is, and with its channels last."""
+def _decoder() -> Prepared:
+    """The decoder with channels first, and as a CPU takes them."""
     device = backends.default_device()
-    plain, last = Autoencoder(MINI_VAE).eval(), Autoencoder(MINI_VAE).eval()
-    original.randomise(plain, seed=3)
-    last.load_state_dict(plain.state_dict())
-    plain, last = plain.to(device), last.to(device)
-    lay_channels(last)
-    latents = _draw(1, MINI_VAE.latent_channels, 32, 32, seed=4, device=device, dtype=torch.float32)
+    if device.type == "cpu":
+        backends.keep_heap(True)
+    model = Autoencoder(MINI_VAE).eval()
+    original.randomise(model, seed=3)
+    model = model.to(device)
+    latents = _draw(1, MINI_VAE.latent_channels, 64, 64, seed=4, device=device, dtype=torch.float32)
+
+    def first() -> Tensor:
+        with dispatch.reference(attention=False):
+            return model.decode(latents)
+
+    ways = {"channels first": first, "channels last": lambda: model.decode(latents)}
+    return Prepared(ways=ways, dtype="float32")
+
+
+def _decoding() -> Prepared:
+    """One expert's matrix of GPT-OSS-20B from 4-bit floats."""
+    device = backends.default_device()
+    backends.keep_heap(True)
+    generator = torch.Generator("cpu").manual_seed(5)
+    packed = torch.randint(0, 256, (5760, 1440), generator=generator).to(torch.uint8).to(device)
     return Prepared(
         ways={
-            "channels first": lambda: plain.decode(latents),
-            "channels last": lambda: last.decode(latents),
+            "one code after the other": lambda: reference.decode_fp4(packed, torch.bfloat16),
+            "a byte at a time": lambda: decode_fp4(packed, torch.bfloat16),
         },
-        dtype="float32",
+        dtype="bfloat16",
+        facts={"values": 2 * packed.numel()},
     )
 
 
@@ -122,9 +138,15 @@ CASES = (
     ),
     Case(
         name="channels-last",
-        title="decode a picture of 256 x 256, mini's decoder",
-        why="the layout that fast convolutions want; compiled on CUDA, eager here",
-        prepare=_channels,
+        title="decode a picture of 512 x 512, mini's decoder",
+        why="a CPU's convolutions take their input as it lies, and make no copies of their own",
+        prepare=_decoder,
         tolerance=1e-2,
+    ),
+    Case(
+        name="decode-fp4",
+        title="an expert's matrix of 2880 x 5760 from 4-bit floats, published width",
+        why="without a kernel for it each prompt decodes 768 of these, and half as large ones",
+        prepare=_decoding,
     ),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import resource
+import sys
 from contextlib import nullcontext
 from inspect import unwrap as unchecked
 from pathlib import Path
@@ -29,6 +31,29 @@ def test_the_cpu_is_always_a_device() -> None:
     assert 0 < backends.resident_bytes() <= backends.peak_resident_bytes() < whole
     backends.synchronise(CPU)
     backends.give_back(CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
+def test_freed_memory_is_kept_for_the_next_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in pages that the system clears for a block that was there a moment ago."""
+
+    def cleared() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(8):
+            torch.ones(12_000_000)  # 48 MB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    try:
+        if not backends.keep_heap(True):
+            pytest.skip("this C library cannot be told")
+        cleared()
+        assert cleared() < 100
+    finally:
+        backends.keep_heap(False)
+        backends.trim_heap()
+    assert cleared() >= 100
+    monkeypatch.setenv(backends.HEAP_SWITCH, "0")
+    assert not backends.keep_heap(True)
 
 
 def test_a_containers_limit_is_the_machines(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from petzval.kernels import dispatch, fast, fused, reference
+from petzval.kernels.fp4 import decode_fp4
 from petzval.kernels.mxfp4 import decode_mxfp4
 from petzval.kernels.quantise import encode_float8
 from petzval.kernels.sequences import FusedStream
@@ -256,6 +257,27 @@ def test_mxfp4_reads_the_low_nibble_first() -> None:
     blocks = torch.full((1, 1, 16), 0x71, dtype=torch.uint8)  # 0.5 then 6
     got = decode_mxfp4(blocks, torch.tensor([[128]], dtype=torch.uint8), torch.float32)
     assert got[0, :4].tolist() == [1.0, 12.0, 1.0, 12.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("high_first", [False, True])
+def test_every_pair_of_4_bit_floats(dtype: torch.dtype, high_first: bool) -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    every = torch.cat((every, every.flip(0)), dim=1)[:, 3:]  # neither aligned nor contiguous
+    got = decode_fp4(every, dtype, high_first=high_first)
+    expected = reference.decode_fp4(every, dtype, high_first=high_first)
+    assert got.dtype == dtype
+    assert torch.equal(got, expected)
+
+
+def test_pictures_are_laid_out_for_the_cpu_and_not_in_the_reference() -> None:
+    pictures = draw(2, 3, 4, 6)
+    assert dispatch.lay_out(pictures).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(dispatch.lay_out(pictures), pictures)
+    with dispatch.reference(attention=False):
+        assert dispatch.lay_out(pictures) is pictures
+    elsewhere = pictures.to("meta")
+    assert dispatch.lay_out(elsewhere) is elsewhere
 
 
 def test_the_reference_block_ends_where_it_says() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from petzval.kernels.mxfp4 import FP4_VALUES, decode_mxfp4, encode_mxfp4
+from petzval.kernels.fp4 import FP4_VALUES
+from petzval.kernels.mxfp4 import decode_mxfp4, encode_mxfp4
 from petzval.weights.mxfp4 import decode_experts, decode_state, encode_experts, encode_state
 from tests.support import golden_tensors
 

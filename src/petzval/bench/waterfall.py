@@ -131,6 +131,8 @@ def waterfall(
     deadline = time.monotonic() + seconds
     if device.type == "cuda":
         torch.accelerator.reset_peak_memory_stats(device)
+    if device.type == "cpu":
+        backends.keep_heap(True)  # for all ways alike; it has a case of its own
     progress(f"{setting.title}: making the networks")
     ceilings = measure_ceilings(device, dtype)
     studio = Studio(make_scene(setting, device))

@@ -180,6 +180,8 @@ class Planning:
 
     def _load_everything(self) -> Residency:
         checkpoint, device = self.checkpoint, self.device
+        if device.type == "cpu":
+            backends.keep_heap(True)
         return Residency.of(
             encoder=checkpoint.load_encoder(self.dtype, device)
             if self.encodes
@@ -209,6 +211,8 @@ class Planning:
             CheckpointError: a tensor cannot be read any more.
         """
         terms = terms or Terms(limits=self.budget)
+        if self.device.type == "cpu":
+            backends.keep_heap(False)  # a plan counts on what was freed
         return Residency.follow(self.checkpoint, placement, self.merged, terms)
 
     def smaller(self, work: Work, than: Placement | None) -> Placement:

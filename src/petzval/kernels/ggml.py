@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from petzval.kernels.mxfp4 import FP4_VALUES, SCALE_BIAS
+from petzval.kernels.fp4 import FP4_VALUES
+from petzval.kernels.mxfp4 import SCALE_BIAS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""The eight magnitudes; bit 3 of a code is the sign."""
+from petzval.kernels.fp4 import decode_fp4, nearest_codes
 
 BLOCK = 32
 """Values that share a scale."""
@@ -18,8 +17,6 @@ SCALE_BIAS = 127
 NAN_SCALE = 255
 """A NaN in the standard. Decoded like any other exponent, as 2^128, which float32 cannot hold: such
 a block becomes infinities and NaN. `petzval verify` reports it."""
-
-_MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 
 
 def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
@@ -33,11 +30,7 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         […, rows, columns]. Not transposed.
     """
-    codes = torch.arange(256, device=blocks.device)
-    magnitudes = torch.tensor(FP4_VALUES, dtype=dtype, device=blocks.device)
-    values = torch.cat((magnitudes, -magnitudes))
-    pairs = torch.stack((values[codes & 15], values[codes >> 4]), dim=-1)  # a byte's two values
-    decoded = torch.nn.functional.embedding(blocks.int(), pairs).flatten(-2)
+    decoded = decode_fp4(blocks, dtype)
     exponents = scales.to(torch.int32) - SCALE_BIAS
     factors = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents).to(dtype)
     return decoded.mul_(factors[..., None]).flatten(-2)
@@ -69,11 +62,3 @@ def encode_mxfp4(values: Tensor) -> tuple[Tensor, Tensor]:
     pairs = codes.unflatten(-1, (-1, 2))
     blocks = pairs[..., 0] | (pairs[..., 1] << 4)
     return blocks, (exponent + SCALE_BIAS).to(torch.uint8)
-
-
-def nearest_codes(magnitudes: Tensor) -> Tensor:
-    """Codes 0 … 7; a tie goes to the even one, as round-half-even does on the mantissa bit."""
-    middles = torch.tensor(_MIDPOINTS, device=magnitudes.device)
-    above = torch.bucketize(magnitudes, middles)  # a tie gives the lower code
-    tie = magnitudes == middles[above.clamp(max=len(_MIDPOINTS) - 1)]
-    return (above + (tie & (above % 2 == 1)).int()).to(torch.uint8)

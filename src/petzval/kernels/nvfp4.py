@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from petzval.kernels.mxfp4 import FP4_VALUES, nearest_codes
+from petzval.kernels.fp4 import decode_fp4, nearest_codes
 from petzval.kernels.scale_tiles import from_tiles, to_tiles
 
 NVFP4_BLOCK = 16
@@ -32,13 +32,11 @@ def decode_nvfp4(codes: Tensor, scales: Tensor, factor: Tensor, dtype: torch.dty
         [rows, columns].
     """
     rows, columns = codes.shape[0], 2 * codes.shape[1]
-    magnitudes = torch.tensor(FP4_VALUES, device=codes.device)
-    values = torch.cat((magnitudes, -magnitudes))
-    decoded = torch.stack((values[(codes >> 4).int()], values[(codes & 15).int()]), dim=-1)
+    decoded = decode_fp4(codes, torch.float32, high_first=True)
     # Bytes are moved about and not floats: few operations know float8.
     plain = from_tiles(scales.view(torch.uint8), rows, columns // NVFP4_BLOCK).contiguous()
     total = plain.view(torch.float8_e4m3fn).float() * factor.float().reshape(())
-    blocks = decoded.flatten(-2).unflatten(-1, (-1, NVFP4_BLOCK))
+    blocks = decoded.unflatten(-1, (-1, NVFP4_BLOCK))
     return (blocks * total[..., None]).flatten(-2).to(dtype)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from petzval.kernels.fp4 import FP4_VALUES
 from petzval.kernels.mxfp4 import decode_mxfp4
 from petzval.kernels.quantise import decode_rows, encode_float8
 from petzval.kernels.sequences import FusedStream, Sequences, spread
@@ -183,6 +184,14 @@ def sink_attention(
     column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
     weights = torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]
     return weights @ value
+
+
+def decode_fp4(packed: Tensor, dtype: torch.dtype, *, high_first: bool = False) -> Tensor:
+    """Two codes a byte → their values, one code after the other; see `kernels.fp4`."""
+    magnitudes = torch.tensor(FP4_VALUES, dtype=dtype, device=packed.device)
+    values = torch.cat((magnitudes, -magnitudes))
+    low, high = values[(packed & 15).int()], values[(packed >> 4).int()]
+    return torch.stack((high, low) if high_first else (low, high), dim=-1).flatten(-2)
 
 
 def expert_products(

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from petzval.errors import ConfigError
+from petzval.kernels import backends
 from petzval.training.checkpoint import (
     CHECKPOINTS,
     CheckpointWriter,
@@ -150,6 +151,8 @@ class _Session:
         report: Callable[[str], None],
     ) -> None:
         device = next(state.model.parameters()).device
+        if device.type == "cpu":
+            backends.keep_heap(True)
         self.state, self.config, self.callbacks, self.report = state, config, callbacks, report
         self.metrics = MetricsLog(folder, step=state.step) if state.ranks.is_first else None
         self.heartbeat = Heartbeat(folder) if state.ranks.is_first else None
