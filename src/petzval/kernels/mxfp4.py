@@ -31,8 +31,9 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         […, rows, columns]. Not transposed.
     """
     decoded = decode_fp4(blocks, dtype)
-    exponents = scales.to(torch.int32) - SCALE_BIAS
-    factors = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents).to(dtype)
+    exponents = torch.arange(256, device=scales.device) - SCALE_BIAS
+    powers = torch.ldexp(torch.ones(256, device=scales.device), exponents).to(dtype)
+    factors = torch.index_select(powers, 0, scales.int().flatten()).view(scales.shape)
     return decoded.mul_(factors[..., None]).flatten(-2)
 
 
