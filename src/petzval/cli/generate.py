@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,6 +135,7 @@ def _draw(
     for the end of a step.
     """
     from petzval.cli.output import choose_output
+    from petzval.cli.writer import PictureWriter
     from petzval.inference.parts import Parts
     from petzval.inference.task import Ended, Finished, Stepped
     from petzval.inference.variants import locate
@@ -149,12 +151,17 @@ def _draw(
     events = _engine(pipeline).run(_task(plan, pipeline.name))
     output.prepare()
     kept = _compile(pipeline, plan, compile)
-    with _progress(len(plan.images) * plan.steps) as advance:
+    written = partial(_report, json=json)
+    with (
+        _progress(len(plan.images) * plan.steps) as advance,
+        PictureWriter(output.write, written) as writer,
+    ):
         for event in events:
             if isinstance(event, Stepped):
                 advance()
+                writer.look()
             elif isinstance(event, Finished):
-                _report(event.image, output.write(event.image), json=json)
+                writer.put(event.image)
             elif isinstance(event, Ended) and event.error is not None:
                 raise event.error
     kept()
