@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from petzval.kernels.fp4 import FP4_VALUES
-from petzval.kernels.mxfp4 import SCALE_BIAS
+from petzval.kernels.mxfp4 import decode_mxfp4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,9 +153,8 @@ def mxfp4_parts(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_mxfp4_blocks(blocks: Tensor) -> Tensor:
     """One exponent, 16 bytes of E2M1 codes."""
-    magnitudes = torch.tensor(FP4_VALUES, device=blocks.device)
-    values = torch.cat((magnitudes, -magnitudes))[_nibbles(blocks[:, 1:]).int()]
-    return torch.ldexp(values, blocks[:, :1].to(torch.int32) - SCALE_BIAS)
+    packed, scales = mxfp4_parts(blocks)
+    return decode_mxfp4(packed[:, None], scales[:, None], torch.float32)
 
 
 _FORMATS: tuple[tuple[str, int, int, Callable[[Tensor], Tensor], tuple[int, int] | None], ...] = (
