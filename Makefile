@@ -33,7 +33,7 @@ test: setup ## set up, then run every test
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope -q
 
 test-compile: setup ## the few tests that compile, without the shape checks that tracing cannot pass
-	$(BIN)/pytest -q -m compile -o addopts="-ra --strict-markers --strict-config --import-mode=importlib"
+	PETZVAL_SHAPES=0 $(BIN)/pytest -q -m compile
 
 check: lint types imports docs test ## everything that must hold before a change lands
 
@@ -67,7 +67,7 @@ GPU_TESTS := tests/kernels tests/models tests/bench tests/training/test_prefetch
 GPU_SECONDS ?= 480
 
 gpu: ## on a GPU, with the packages of PYTHON: its tests, then every waterfall, 12 minutes at most
-	-PYTHONPATH=src timeout 240 $(PYTHON) -m pytest -q -m gpu -o addopts="-ra --import-mode=importlib" $(GPU_TESTS)
+	-PETZVAL_SHAPES=0 PYTHONPATH=src timeout 240 $(PYTHON) -m pytest -q -m gpu $(GPU_TESTS)
 	PYTHONPATH=src $(PYTHON) -m benchmarks.waterfall --device cuda --seconds $(GPU_SECONDS)
 
 goldens: setup ## every golden tensor against this code, case by case with error and limit

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
 
+from petzval.models.latents import patchify
 from tests.contract.tree import (
     PACKAGE,
     REPOSITORY,
@@ -21,6 +25,12 @@ from tests.contract.tree import (
 )
 
 MAX_LINES = 450
+
+
+@pytest.mark.skipif(os.environ.get("PETZVAL_SHAPES") == "0", reason="shapes are not checked")
+def test_shapes_are_checked_while_tests_run() -> None:
+    with pytest.raises(TypeCheckError, match="patchify"):
+        patchify(torch.zeros(3, 8))
 
 
 def test_imports_run_down_the_house() -> None:

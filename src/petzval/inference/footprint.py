@@ -243,15 +243,12 @@ class Footprints:
         paths = {name for name, each in named if id(each) in again}
         paths -= {name for name, each in named if isinstance(each, EmbeddingRows)}
         groups = streamed or [set(sizes)]
-        mapped = [
-            sum(
-                info.num_bytes
-                for key, info in source.infos.items()
-                if owners.get(key.rpartition(".")[0]) in group
-                and self._is_converted(info, source, strategy)
-            )
-            for group in groups
-        ]
+        converted: dict[int, int] = {}
+        for key, info in source.infos.items():
+            owner = owners.get(key.rpartition(".")[0])
+            if owner is not None and self._is_converted(info, source, strategy):
+                converted[owner] = converted.get(owner, 0) + info.num_bytes
+        mapped = [sum(converted.get(each, 0) for each in group) for group in groups]
         read = [info for key, info in source.infos.items() if key.rpartition(".")[0] in paths]
         packed = [info for info in read if packing_of(info)]
         return _Weights(

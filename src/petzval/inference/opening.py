@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from petzval.conditioning.vocabulary import load_ranks, tokenizer_json
@@ -67,4 +68,10 @@ def _tokenizer(
             assert isinstance(reading.config, GptOssConfig)
             if named is not None or reading.config.vocab_size != LENS_GPT_OSS.vocab_size:
                 raise
+    return _packaged_tokenizer()
+
+
+@cache
+def _packaged_tokenizer() -> bytes:
+    """Seconds to make, for it has 446,000 merges."""
     return tokenizer_json(load_ranks()).encode()
