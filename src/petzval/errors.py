@@ -90,3 +90,7 @@ class MissingExtraError(PetzvalError):
             f"this needs the package {package!r}, which is not installed",
             f"pip install 'petzval[{extra}]'",
         )
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, it unwinds what is under way, so that no unfinished file is left."""
