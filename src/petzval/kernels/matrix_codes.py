@@ -73,6 +73,7 @@ def _blocks(name: str) -> Callable[[Sequence[Tensor]], Tensor]:
 DECODERS: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {
     "float8_e4m3fn": _scaled(torch.float8_e4m3fn),
     "float8_e5m2": _scaled(torch.float8_e5m2),
+    "int8_tensorwise": _scaled(torch.int8),
     "mxfp8": _mxfp8,
     "nvfp4": _nvfp4,
     **{name: _blocks(name) for name in BLOCK_FORMATS},
