@@ -13,15 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from petzval.errors import CheckpointError
+from petzval.kernels.matrix_codes import decode_matrix
+from petzval.models.coded import CodedLinear
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.component import open_component
 from petzval.weights.foreign_formats import NO_SETTINGS, WAY_OUT
 from petzval.weights.sdnq_quant import unpacked_sdnq
 from petzval.weights.sdnq_settings import SdnqSettings, is_named
+from petzval.weights.source import stored_codes
 from petzval.weights.tensors import TensorSource
 from tests.support import GOLDENS
 from tests.weights.formats import MATRICES, quantised_denoiser, saved
-from tests.weights.support import copy_checkpoint, edit_json
+from tests.weights.support import copy_checkpoint, edit_json, velocity_of
 
 FILE = GOLDENS.parent / "formats" / "sdnq.safetensors"
 RECORDED = load_file(FILE)
@@ -46,6 +49,14 @@ def decoded(tmp_path: Path, parts: dict[str, Tensor], settings: dict[str, Any]) 
     source = unpacked_sdnq(TensorSource.open(file), SdnqSettings(values=settings, where="here"))
     assert set(source) == {"block.0.weight"}
     weight = source.read("block.0.weight")
+    for codes in stored_codes(source, "block.0.weight"):
+        assert torch.equal(
+            decode_matrix(codes.form, [each.load() for each in codes.tensors]), weight
+        )
+        assert [tuple(each.load().shape) for each in codes.tensors] == [
+            p[1] for p in codes.form.parts
+        ]
+        assert not any(dtype.is_floating_point for _, _, dtype in codes.form.parts)
     assert (tuple(weight.shape), weight.dtype) == (
         source.infos["block.0.weight"].shape,
         torch.float32,
@@ -113,6 +124,9 @@ def test_a_published_folder(tmp_path: Path) -> None:
     assert checkpoint.denoiser_source.infos[f"{LAYER}.weight"].num_bytes == 384 * 128
     network = checkpoint.load_denoiser(torch.bfloat16)
     part = open_component(folder / "transformer")
+    kept = checkpoint.load_denoiser(torch.float32, coded=True)
+    assert isinstance(kept.get_submodule(LAYER), CodedLinear)
+    assert torch.equal(velocity_of(kept), velocity_of(checkpoint.load_denoiser(torch.float32)))
     assert part.packings == ("sdnq_uint4",)
     exact = load_file(GOLDENS / "checkpoint/transformer/diffusion_pytorch_model.safetensors")
     for key, weight in network.named_parameters():

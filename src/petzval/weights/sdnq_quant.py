@@ -8,22 +8,26 @@ stands in the settings alone (`sdnq_settings`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from petzval.errors import CheckpointError
 from petzval.kernels.hadamard import hadamard, is_power_of, rotate
+from petzval.kernels.matrix_codes import SCALE_BITS, sdnq_kind
 from petzval.kernels.sdnq import SDNQ_FLOATS, SDNQ_INTEGERS, decode_sdnq, num_values
 from petzval.weights.comfy_quant import check_scales
 from petzval.weights.foreign_formats import WAY_OUT
+from petzval.weights.header import DTYPES
 from petzval.weights.sdnq_settings import SdnqSettings
 from petzval.weights.source import (
     FLOAT8,
     DerivedSource,
     DerivedTensor,
     Source,
+    StoredCodes,
     TensorDescription,
     derived,
 )
@@ -87,7 +91,33 @@ def _matrix(source: Source, name: str, settings: SdnqSettings) -> DerivedTensor:
         num_bytes=sum(source.infos[key].num_bytes for key in keys),
         load=lambda: _load(source, layer),
         packing=f"sdnq_{layer.number}",
+        codes=_codes(source, layer),
     )
+
+
+def _codes(source: Source, layer: _Layer) -> tuple[StoredCodes, ...]:
+    """A matrix as it is stored, where nothing but scales and offsets makes it."""
+    scale = source.infos[f"{layer.name}.scale"]
+    rotated = layer.rotation or f"{layer.name}.svd_up" in source
+    if rotated or layer.transposed or scale.shape[0] != layer.rows:
+        return ()
+    number = torch.float32 if layer.wide else scale.torch_dtype
+    bits = SCALE_BITS[number]
+    name = next(name for name, dtype in DTYPES.items() if dtype == bits)
+    key = f"{layer.name}.weight"
+    codes = derived(source, key, "codes")
+    parts = [replace(codes, dtype="U8", load=lambda: source.read(key).view(torch.uint8))]
+    for part in ("scale", "zero_point"):
+        if f"{layer.name}.{part}" in source:
+            stored = derived(source, f"{layer.name}.{part}", part)
+            load = partial(_as_bits, source, layer, part, bits)
+            parts.append(replace(stored, dtype=name, load=load))
+    kind = sdnq_kind(layer.number, number)
+    return (StoredCodes.of(kind, (layer.rows, layer.columns), parts),)
+
+
+def _as_bits(source: Source, layer: _Layer, part: str, bits: torch.dtype) -> Tensor:
+    return _scales(source, layer, part).view(bits)
 
 
 def _measured(source: Source, name: str, settings: SdnqSettings) -> _Layer:
@@ -110,9 +140,9 @@ def _measured(source: Source, name: str, settings: SdnqSettings) -> _Layer:
     shape, scales = info.shape, scale.shape
     transposed = bits == 8 and len(shape) == 2 and scales == (1, shape[1]) and shape[1] > 1
     if transposed:
-        columns, rows = shape
+        columns, rows = list(shape)
     elif scale.num_elements == 1 and bits == 8 and len(shape) == 2:
-        rows, columns = shape
+        rows, columns = list(shape)
     else:
         rows = scales[0] if scales else 0
         columns = (num_values(said.number, shape) or 0) // (rows or 1)
