@@ -14,8 +14,11 @@
     ├── ServerError             the server cannot start, or a key or its data cannot be used
     └── MissingExtraError       an optional dependency is not installed
 
-Every one carries a `hint`: the next thing to try. The command line prints both and exits with 2;
-an error that is not in this tree is a bug of ours and is shown with its traceback.
+    KeyboardInterrupt
+    └── TerminatedError         SIGTERM asked to stop, as Ctrl-C does; no mistake, and no hint
+
+Every `PetzvalError` carries a `hint`: the next thing to try. The command line prints both and exits
+with 2; an error that is not in this tree is a bug of ours and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -90,3 +93,7 @@ class MissingExtraError(PetzvalError):
             f"this needs the package {package!r}, which is not installed",
             f"pip install 'petzval[{extra}]'",
         )
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM: like Ctrl-C, it unwinds what is under way, so that no unfinished file is left."""

@@ -136,7 +136,7 @@ def test_an_interrupted_run_is_not_taken_for_a_whole_one(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "training_step", interrupted)
         code, out, err = run(*words, *options)
-    assert (code, out) == (130, "") and "the same command goes on" in err
+    assert (code, out) == (143, "") and "the same command goes on" in err
     assert Path("run/checkpoints/step-00000001").is_dir() and not Path("run/checkpoint").exists()
     code, out, err = run(*words, *options)
     assert (code, out) == (0, "run\n") and "resumed at step 1" in err

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 import petzval
 from petzval.diffusers import LensPipeline
-from petzval.errors import CheckpointError, RequestError
+from petzval.errors import CheckpointError, PetzvalError, RequestError
+from tests.hub_server import serving
 from tests.inference.test_loras import write_lora
 
 Pixels = Any
@@ -133,3 +134,38 @@ def test_mistakes_are_told(pipe: LensPipeline, styles: tuple[Path, Path]) -> Non
     with pytest.raises(CheckpointError, match="^the LoRA's tensors: key 'a' belongs to nothing"):
         pipe.load_lora_weights({"a": torch.zeros(2, 2)})
     assert pipe.get_active_adapters() == ["ink"]
+
+
+def test_from_a_repository_and_afterwards_from_the_cache(
+    pipe: LensPipeline,
+    styles: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(tmp_path, monkeypatch) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 20)
+        ink = styles[0].read_bytes()
+        hub.files["someone/Ink"] = {"sub/ink.safetensors": ink, "sub/ink.bin": b"pickle"}
+        place: dict[str, Any] = {"weight_name": "ink.safetensors", "subfolder": "sub"}
+        with pytest.raises(PetzvalError, match="is not in"):
+            pipe.load_lora_weights("someone/Ink", local_files_only=True, **place)
+        pipe.load_lora_weights("someone/Ink", "ink", revision="main", **place)
+        asked = len(hub.log)
+        pipe.load_lora_weights("someone/Ink", "again", **place)
+        assert len(hub.log) == asked and not hub.asked_for(".bin")
+        assert pipe.get_list_adapters() == {"transformer": ["ink", "again"]}
+        refused: list[tuple[dict[str, Any], str]] = [
+            ({"weight_name": "ink.bin"}, "no plain path to a safetensors file"),
+            ({"weight_name": "../ink.safetensors"}, "no plain path"),
+            ({"weight_name": "*.safetensors"}, "no plain path"),
+            ({}, "holds no pytorch_lora_weights.safetensors"),
+            (place | {"revision": "../x"}, "neither a branch nor a commit"),
+        ]
+        for options, words in refused:
+            with pytest.raises(PetzvalError, match=words):
+                pipe.load_lora_weights("someone/Ink", **options)
+        monkeypatch.setattr("petzval.diffusers.loading.LORA_LIMIT_BYTES", len(ink) - 1)
+        hub.files["someone/Large"] = {"pytorch_lora_weights.safetensors": ink}
+        with pytest.raises(RequestError, match="larger than any LoRA"):
+            pipe.load_lora_weights("someone/Large")
+        assert not hub.asked_for("pytorch_lora_weights.safetensors")

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from petzval.diffusers import LensPipeline
+from petzval.diffusers import LensAutoencoder, LensPipeline, LensTransformer2DModel
 from petzval.errors import RequestError
+from petzval.weights.checkpoint import Checkpoint
+from petzval.weights.convert import convert_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +89,13 @@ def test_to_float16_is_refused_in_the_words_of_from_pretrained(
     assert str(casting.value) == str(loading.value)
     assert pipe.dtype == torch.float32
     assert pipe.to("cpu") is pipe
+
+
+def test_networks_alone_refuse_float16_too(golden_checkpoint: Path, tmp_path: Path) -> None:
+    for part, kind in (("transformer", LensTransformer2DModel), ("vae", LensAutoencoder)):
+        with pytest.raises(RequestError, match="float16 overflows") as caught:
+            kind.from_pretrained(golden_checkpoint, subfolder=part, torch_dtype=torch.float16)
+        assert "torch.bfloat16" in caught.value.hint
+    convert_checkpoint(Checkpoint.open(golden_checkpoint), tmp_path / "half", dtype=torch.float16)
+    stored = LensTransformer2DModel.from_pretrained(tmp_path / "half", subfolder="transformer")
+    assert stored.dtype == torch.float32

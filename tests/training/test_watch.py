@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from petzval.errors import ConfigError, TrainingError
+from petzval.errors import ConfigError, TerminatedError, TrainingError
 from petzval.training.checkpoint import list_checkpoints
 from petzval.training.loop import LoopConfig, train
 from petzval.training.optimizer import OptimizerConfig
 from petzval.training.ranks import join_ranks, launched_first, launched_size
-from petzval.training.watch import Heartbeat, stop_signal
+from petzval.training.watch import Heartbeat, interruption, stop_signal
 from tests.training.toy import LinearObjective, toy_state
 
 
@@ -41,6 +42,14 @@ def test_other_threads_are_never_asked_to_stop() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_the_signal_decides_how_an_interruption_is_told() -> None:
+    for number, kind in ((signal.SIGTERM, TerminatedError), (signal.SIGINT, KeyboardInterrupt)):
+        with stop_signal() as stop:
+            signal.raise_signal(number)
+        assert stop.is_set()
+        assert type(interruption()) is kind
 
 
 def test_without_torchrun_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from petzval.errors import CheckpointError
+from petzval.kernels.matrix_codes import decode_matrix
 from petzval.weights.comfy_quant import unpacked
-from petzval.weights.source import packings
+from petzval.weights.source import packings, stored_codes
 from petzval.weights.tensors import TensorSource
+from tests.support import GOLDENS
 from tests.weights.formats import Pack, mark, mxfp8, nvfp4, saved, scaled_fp8, unmarked
 
 WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(1))
@@ -27,6 +30,17 @@ def instead(name: str, tensor: Tensor) -> Callable[[State], None]:
     return lambda state: state.__setitem__(f"a.{name}", tensor)
 
 
+ROTATED = {"format": "int8_tensorwise", "convrot": True}
+
+
+def rotated(layer: str, weight: Tensor) -> State:
+    return {
+        f"{layer}.weight": weight.to(torch.int8),
+        f"{layer}.weight_scale": torch.ones(len(weight), 1),
+        f"{layer}.comfy_quant": mark(**ROTATED, convrot_groupsize=64),
+    }
+
+
 NAN_TILE = torch.full((128, 4), float("nan")).to(torch.float8_e4m3fn)
 
 DAMAGE: list[tuple[Pack, Callable[[State], None], str]] = [
@@ -37,7 +51,13 @@ DAMAGE: list[tuple[Pack, Callable[[State], None], str]] = [
     (scaled_fp8, instead("scale_weight", torch.ones(1)), "says the same as"),
     (scaled_fp8, instead("weight", WEIGHT), "has dtype F32, expected F8_E4M3"),
     (scaled_fp8, instead("weight", torch.zeros(4).to(torch.float8_e4m3fn)), "has shape [4]"),
-    (scaled_fp8, instead("comfy_quant", mark(format="int8_tensorwise")), "as 'int8_tensorwise'"),
+    (scaled_fp8, instead("comfy_quant", mark(format="int8_tensorwise")), "expected I8 for int8"),
+    (scaled_fp8, instead("comfy_quant", mark(format="convrot_w4a4")), "as 'convrot_w4a4'"),
+    (rotated, instead("weight_scale", torch.ones(())), "expected 48 floats"),
+    (rotated, instead("comfy_quant", mark(**ROTATED, convrot_groupsize=32)), "in groups of 32"),
+    (rotated, instead("comfy_quant", mark(**ROTATED)), "is [48, 64], rotated in groups of 256"),
+    (rotated, instead("comfy_quant", mark(**ROTATED, other=1)), "with the setting 'other'"),
+    (rotated, without("weight_scale"), "is int8_tensorwise without a.weight_scale"),
     (scaled_fp8, instead("comfy_quant", mark(format="mxfp8", convrot=True)), "setting 'convrot'"),
     (scaled_fp8, instead("comfy_quant", mark()), "is stored as None"),
     (scaled_fp8, instead("comfy_quant", torch.tensor([123, 34], dtype=torch.uint8)), "comfy_quant"),
@@ -99,3 +119,23 @@ def test_metadata_that_is_damaged(tmp_path: Path, text: str) -> None:
     source = TensorSource.open(saved(tmp_path / "x", {"a.weight": WEIGHT}))
     with pytest.raises(CheckpointError, match="_quantization_metadata"):
         unpacked(source, {"_quantization_metadata": text})
+
+
+INTEGERS = load_file(GOLDENS.parent / "formats" / "comfy_kitchen_int8.safetensors")
+
+
+@pytest.mark.parametrize("case", sorted({key.partition(".")[0] for key in INTEGERS}))
+def test_the_librarys_own_integers(tmp_path: Path, case: str) -> None:
+    group = int(case.removeprefix("convrot")) if case.startswith("convrot") else 0
+    said = {"convrot": True, "convrot_groupsize": group} if group else {}
+    state = {f"a.{part}": INTEGERS[f"{case}.{part}"] for part in ("weight", "weight_scale")}
+    state["a.comfy_quant"] = mark(format="int8_tensorwise", **said)
+    source = unpacked(TensorSource.open(saved(tmp_path / "file", state)))
+    weight, expected = source.read("a.weight"), INTEGERS[f"{case}.decoded"]
+    if group:  # sums, whose order is the machine's
+        assert torch.allclose(weight, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    else:
+        assert torch.equal(weight, expected)
+        [codes] = stored_codes(source, "a.weight")
+        parts = [part.load() for part in codes.tensors]
+        assert torch.equal(decode_matrix(codes.form, parts), expected)

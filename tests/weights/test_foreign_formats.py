@@ -13,7 +13,7 @@ from torch import Tensor
 from petzval.errors import CheckpointError
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.component import open_component
-from petzval.weights.foreign_formats import WAY_OUT
+from petzval.weights.foreign_formats import NO_SETTINGS, WAY_OUT
 from tests.weights.formats import Pack, mark, quantised_denoiser, saved, settings
 from tests.weights.support import copy_checkpoint, edit_json
 
@@ -45,13 +45,13 @@ def instead(**tensors: Tensor) -> Pack:
 
 ONE, INT32 = torch.ones(1), torch.zeros((4, 4), dtype=torch.int32)
 NF4 = {"weight.absmax": ONE, "weight.quant_state.bitsandbytes__nf4": ONE.to(torch.uint8)}
-CONVROT = mark(format="int8_tensorwise", convrot=True, convrot_groupsize=256)
+W4A4 = mark(format="convrot_w4a4", convrot_groupsize=256)
 FORMATS: list[tuple[Pack, str]] = [
     (beside(words, scales=ONE), "integers of MLX"),
     (beside(nibbles, scale=ONE, zero_point=ONE), "SDNQ"),
     (beside(int8, scale=ONE), "SDNQ"),
     (beside(int8, weight_scale=ONE), "is I8 with scales beside it, a format that is not known"),
-    (beside(int8, weight_scale=ONE, comfy_quant=CONVROT), "'int8_tensorwise' with ConvRot"),
+    (beside(int8, weight_scale=ONE, comfy_quant=W4A4), "is stored as 'convrot_w4a4'"),
     (beside(nibbles, **NF4), "bitsandbytes' NF4"),
     (beside(int8, SCB=ONE), "bitsandbytes' 8-bit integers"),
     (instead(qweight=INT32, qzeros=INT32, scales=ONE), "AWQ"),
@@ -70,19 +70,18 @@ def test_a_format_that_is_not_read_is_named(tmp_path: Path, pack: Pack, name: st
     assert name in caught.value.message
     assert caught.value.message.startswith(f"{file}: ")
     assert len(caught.value.message) < 300
-    assert caught.value.hint == WAY_OUT
+    assert caught.value.hint == (NO_SETTINGS if name == "SDNQ" else WAY_OUT)
     folder = copy_checkpoint(tmp_path)
     shutil.copy(file, folder / "transformer/diffusion_pytorch_model.safetensors")
-    if "comfy" not in name and "'int8" not in name and "I8" not in name:
-        with pytest.raises(CheckpointError) as caught:
-            Checkpoint.open(folder)
-        assert name in caught.value.message
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(folder)
+    assert name in caught.value.message
 
 
 @pytest.mark.parametrize(
     ("setting", "name"),
     [
-        ({"quantization_config": {"quant_method": "sdnq", "weights_dtype": "uint4"}}, "SDNQ"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
         ({"quantization_config": {"quant_method": "torchao"}}, "torchao"),
         ({"quantization_config": {"quant_method": "other"}}, "'other'"),
     ],

@@ -11,12 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from petzval.errors import CheckpointError
+from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.component import OpenComponent, open_component
 from petzval.weights.convert import convert_component
 from petzval.weights.foreign_formats import WAY_OUT
 from petzval.weights.key_tables import DENOISER_MLX
+from petzval.weights.source import packings
+from petzval.weights.verify import verify_checkpoint
 from tests.support import GOLDENS, TINY_CHECKPOINT
 from tests.weights.formats import saved, stored
+from tests.weights.support import copy_checkpoint, edit_json
 
 CONFIG = json.loads((TINY_CHECKPOINT / "transformer/config.json").read_text(encoding="utf-8"))
 LAYER = "transformer_blocks.0.attn.img_qkv"
@@ -108,6 +112,19 @@ def test_the_librarys_own_words_are_read(tmp_path: Path) -> None:
         expected = recorded[f"{case}.decoded"].reshape(12, 128).repeat(11, 1)[:128]
         assert component.packings == (f"mlx_q{bits}",)
         assert torch.allclose(component.source.read(f"{name}.weight"), expected, atol=1e-5)
+
+
+def test_inside_a_published_folder(tmp_path: Path) -> None:
+    folder = copy_checkpoint(tmp_path)
+    place = folder / "transformer/diffusion_pytorch_model.safetensors"
+    saved(place, mlx_state(4))
+    edit_json(folder / "transformer/config.json", quantization={"bits": 4, "group_size": 64})
+    checkpoint, alone = Checkpoint.open(folder), open_component(folder / "transformer")
+    assert packings(checkpoint.denoiser_source) == ("mlx_q4",)
+    assert set(checkpoint.denoiser_source) == set(stored("denoiser"))
+    weight = checkpoint.load_denoiser().get_submodule(LAYER).get_parameter("weight")
+    assert torch.equal(weight, alone.source.read(f"{LAYER}.weight"))
+    assert verify_checkpoint(folder).passed
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def distill(
     from petzval.distill.run import distill
     from petzval.inference.device import choose_device
     from petzval.training.ranks import launched_first
+    from petzval.training.watch import interruption
 
     console = stderr()
     folder = out or Path("build") / "runs" / "turbo"
@@ -75,6 +76,6 @@ def distill(
     if outcome.interrupted:
         if launched_first():
             console.print("stopped after a whole step; the same command goes on", markup=False)
-        raise KeyboardInterrupt
+        raise interruption()
     if launched_first():
         print_line(outcome.checkpoint)

@@ -82,6 +82,7 @@ def finetune(
     from petzval.pretrain.finetune import FinetuneConfig, families, finetune
     from petzval.training.lora import DEFAULT_TARGETS, LoraConfig
     from petzval.training.ranks import launched_first
+    from petzval.training.watch import interruption
 
     config = FinetuneConfig(
         full=full,
@@ -117,6 +118,6 @@ def finetune(
     if outcome.interrupted:
         if launched_first():
             console.print("stopped after a whole step; the same command goes on", markup=False)
-        raise KeyboardInterrupt
+        raise interruption()
     for file in outcome.files:
         print_line(file)

@@ -20,7 +20,7 @@ import typer
 
 import petzval
 from petzval.cli.console import PipeClosedError, complain, print_line
-from petzval.errors import PetzvalError
+from petzval.errors import PetzvalError, TerminatedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,10 +146,6 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
-
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM: like Ctrl-C, it unwinds what is under way, so that no unfinished file is left."""
 
 
 @contextmanager

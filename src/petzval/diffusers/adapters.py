@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from petzval.diffusers.loading import find_lora
 from petzval.diffusers.networks import LensTransformer2DModel
 from petzval.errors import CheckpointError, RequestError
 from petzval.inference.loras import LoraChoice, choose_loras
@@ -47,19 +48,26 @@ class LoraMethods:
         adapter_name: str | None = None,
         *,
         weight_name: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
         **others: Any,
     ) -> None:
         """Read a LoRA of any family; it alone is active then, at weight 1.
 
         Args:
             pretrained_model_name_or_path_or_dict: a safetensors file, a folder as PEFT writes it,
-                or tensors by key.
+                a repository (owner/name), or tensors by key.
             adapter_name: for the other methods; without one default_0, default_1 …
-            weight_name: the file in the folder.
+            weight_name: the file in the folder or repository.
+            subfolder: in which it lies there.
+            revision: branch or commit of the repository.
+            local_files_only: take it from the cache, ask no server.
 
         Raises:
             RequestError: it does not exist, the name is taken, or an argument is not known.
             CheckpointError, ConfigError: as `weights.lora.read_lora`.
+            DownloadError: the repository cannot be fetched from.
         """
         for name, value in others.items():
             if value not in (None, False) and (name, value) != ("use_safetensors", True):
@@ -74,7 +82,14 @@ class LoraMethods:
         if isinstance(given, Mapping):
             lora = _from_tensors(given, config)
         else:
-            [choice] = choose_loras(Path(given) / (weight_name or ""))
+            file = find_lora(
+                given,
+                weight_name=weight_name,
+                subfolder=subfolder,
+                revision=revision,
+                offline=local_files_only,
+            )
+            [choice] = choose_loras(file)
             lora = read_lora(choice.path, config)
         self._adapters[name] = lora
         self._weights = {name: 1.0}

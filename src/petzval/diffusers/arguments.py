@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from petzval.errors import RequestError
+from petzval.inference.device import choose_dtype
 
 _NOTHING_ASKED: Mapping[str, tuple[Any, ...]] = {
     "cache_dir": (None,),
@@ -57,3 +60,21 @@ def refuse_others(arguments: Mapping[str, Any], hint: str = "") -> None:
             + (f" other than {allowed[-1]!r}" if allowed else ""),
             _INSTEAD.get(name, hint),
         )
+
+
+def checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """A dtype that these networks can be in; None is float32.
+
+    Raises:
+        RequestError: it cannot hold them.
+    """
+    if dtype is None:
+        return torch.float32
+    if not isinstance(dtype, torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"dtype must be one of torch's, got {dtype!r}", "use torch.bfloat16")
+    if dtype == torch.float16:
+        raise RequestError(
+            "float16 overflows in these networks unless they are scaled for it",
+            "use torch.bfloat16; petzval.load scales them where there is no bfloat16",
+        )
+    return choose_dtype(str(dtype).removeprefix("torch."), torch.device("cpu"))

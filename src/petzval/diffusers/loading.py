@@ -13,19 +13,19 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 
 from petzval.conditioning.tokenizer import PromptTokenizer
+from petzval.diffusers.arguments import checked_dtype
 from petzval.diffusers.networks import (
     LensAutoencoder,
     LensGptOssEncoder,
     LensTransformer2DModel,
 )
 from petzval.errors import RequestError
-from petzval.inference.device import choose_dtype
 from petzval.inference.variants import Located, locate
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.hub_cache import pulled_folder
 from petzval.weights.published import SCHEDULER, SCHEDULER_CONFIG
 from petzval.weights.pull import fetch, plan_pull
-from petzval.weights.registry import checkpoint_of
+from petzval.weights.registry import checkpoint_of, lora_of
 
 
 def find_folder(name: str | os.PathLike[str], *, revision: str, offline: bool) -> Located:
@@ -77,19 +77,45 @@ def load_scheduler(folder: Path) -> Any:
     return FlowMatchEulerDiscreteScheduler.from_config(dict(SCHEDULER_CONFIG))
 
 
-def checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """A dtype that these networks can be in; None is float32.
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file of a LoRA."""
+
+LORA_LIMIT_BYTES = 4 << 30
+"""A LoRA of every layer at the highest rank is smaller."""
+
+
+def find_lora(
+    name: str | os.PathLike[str],
+    *,
+    weight_name: str | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """The file or folder of a LoRA: a path here, or owner/name on the hub.
+
+    Args:
+        name: what is here goes before a repository of that name.
+        weight_name: the file; of a repository diffusers' own name without one.
+        subfolder: of both.
+        revision: a branch or a commit of a repository.
+        offline: ask nobody.
 
     Raises:
-        RequestError: it cannot hold them.
+        RequestError: it means nothing, is no safetensors file, or is too large for a LoRA.
+        DownloadError: it is not here, and cannot be fetched.
     """
-    if dtype is None:
-        return torch.float32
-    if not isinstance(dtype, torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RequestError(f"dtype must be one of torch's, got {dtype!r}", "use torch.bfloat16")
-    if dtype == torch.float16:
-        raise RequestError(
-            "float16 overflows in these networks unless they are scaled for it",
-            "use torch.bfloat16; petzval.load scales them where there is no bfloat16",
-        )
-    return choose_dtype(str(dtype).removeprefix("torch."), torch.device("cpu"))
+    text, inner = os.fspath(name), Path(subfolder or "", weight_name or "")
+    is_repository = text.count("/") == 1 and not text.endswith(".safetensors")
+    if not isinstance(name, str) or Path(text).exists() or not is_repository:
+        return Path(text) / inner
+    file = Path(subfolder or "", weight_name or LORA_FILE).as_posix()
+    mirror = lora_of(text, file, revision or "main")
+    # What is here was proven when it came, and needs no server.
+    folder = pulled_folder(mirror)
+    if folder is None:
+        plan = plan_pull(mirror, offline=offline)
+        if sum(each.file.num_bytes for each in plan.files) > LORA_LIMIT_BYTES:
+            raise RequestError(f"{file} of {text} is larger than any LoRA of Lens")
+        folder = fetch(plan).folder
+    return folder / file

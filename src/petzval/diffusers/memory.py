@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from petzval.diffusers.loading import checked_dtype
+from petzval.diffusers.arguments import checked_dtype
 from petzval.diffusers.networks import LensAutoencoder
 from petzval.models.strips import DEFAULT_ROWS
 

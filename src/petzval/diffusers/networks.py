@@ -20,24 +20,24 @@ from torch import Tensor, nn
 from petzval.conditioning.encoder import PromptEncoder, PromptFeatures
 from petzval.conditioning.template import DEFAULT_DATE
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS, PromptTokenizer
-from petzval.diffusers.arguments import refuse_others
+from petzval.diffusers.arguments import checked_dtype, refuse_others
 from petzval.errors import RequestError
 from petzval.inference.decoding import decode_tokens
 from petzval.inference.parity import PARITIES
 from petzval.models.gpt_oss import GptOssEncoder
-from petzval.models.mmdit import MMDiT, StepModulation
+from petzval.models.mmdit import MMDiT, MMDiTConfig, StepModulation
 from petzval.models.rope import RopeTables
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, Sigmas, TextFeatures, TextTokens
 from petzval.weights.checkpoint import materialise
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
+from petzval.weights.opening import open_denoiser, open_tensors
 from petzval.weights.published import (
     ComponentConfig,
     denoiser_config_in,
     published_json,
     vae_config_in,
 )
-from petzval.weights.tensors import TensorSource
 from petzval.weights.writing import Component, save_component
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -71,7 +71,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin):
 
         Raises:
             CheckpointError, ConfigError: the files are missing, damaged or of another network.
-            RequestError: any other argument.
+            RequestError: any other argument, or float16, which overflows.
         """
         refuse_others(others)
         folder = Path(pretrained_model_name_or_path or "") / (subfolder or "")
@@ -145,7 +145,7 @@ class LensAutoencoder(ModelMixin, ConfigMixin):
 
         Raises:
             CheckpointError, ConfigError: the files are missing, damaged or of another network.
-            RequestError: any other argument.
+            RequestError: any other argument, or float16, which overflows.
         """
         refuse_others(others)
         folder = Path(pretrained_model_name_or_path or "") / (subfolder or "")
@@ -246,9 +246,16 @@ def _refuse(others: Mapping[str, Any], *args: Any) -> None:
 
 
 def _load(config: ComponentConfig, folder: Path, dtype: torch.dtype | None) -> Any:
-    """One network from its own folder, checked first."""
-    source = TensorSource.open(folder)
+    """One network from its own folder, checked first; None is the type that is stored.
+
+    Raises:
+        RequestError: the dtype cannot hold it.
+    """
+    number = None if dtype is None else checked_dtype(dtype)
+    source = open_denoiser(folder) if isinstance(config, MMDiTConfig) else open_tensors(folder)
     refuse(find_problems(source, expected_tensors(config)))
     module = build_on_meta(config)
-    materialise(module, source, dtype, "cpu")
+    if number is None and any(info.dtype == "F16" for info in source.infos.values()):
+        number = torch.float32  # float16 is a way to store these networks, none to run them
+    materialise(module, source, number, "cpu")
     return module

@@ -21,7 +21,7 @@ def decode_scaled_fp8(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tenso
     """values = codes * scale, in float32 and rounded once.
 
     Args:
-        codes: float8_e4m3fn or float8_e5m2, any shape.
+        codes: float8_e4m3fn, float8_e5m2 or int8, any shape.
         scale: float32; one number, or one for each row ([rows] or [rows, 1]).
         dtype: result type.
     """

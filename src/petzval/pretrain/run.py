@@ -50,6 +50,7 @@ from petzval.training.parallel import Compile, full_tensor
 from petzval.training.pictures import save_grid
 from petzval.training.ranks import join_ranks, launched_size
 from petzval.training.state import RunState
+from petzval.training.watch import interruption
 
 HELD_BACK = 10**9
 """Scene indices from here on are never trained on; previews and held-out losses use them."""
@@ -206,7 +207,7 @@ def run(
             )
     if not is_whole:
         session.report("stopped after a whole step; the same command goes on")
-        raise KeyboardInterrupt
+        raise interruption()
     return run_folder
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from petzval.errors import TerminatedError
+
 HEARTBEAT = "heartbeat.json"
 
 
@@ -43,15 +45,26 @@ class Heartbeat:
         draft.rename(self.path)
 
 
+_ended_by: list[int] = []
+"""The signal that ended the last training of this process; empty where none did."""
+
+
+def interruption() -> KeyboardInterrupt:
+    """What to raise when a training was interrupted: by whom decides the exit code."""
+    return TerminatedError() if signal.SIGTERM in _ended_by else KeyboardInterrupt()
+
+
 @contextmanager
 def stop_signal() -> Generator[threading.Event]:
     """An event that SIGINT and SIGTERM set; in other threads than the main one it never is."""
+    _ended_by.clear()
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
+        _ended_by.append(number)
         stop.set()
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}

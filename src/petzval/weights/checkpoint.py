@@ -21,6 +21,7 @@ from petzval.weights.foreign_formats import refuse_foreign
 from petzval.weights.kept_codes import keep_codes
 from petzval.weights.lora import Lora, changed_layers, changed_weight
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
+from petzval.weights.opening import open_denoiser, open_tensors
 from petzval.weights.published import (
     DENOISER,
     ENCODER,
@@ -37,7 +38,6 @@ from petzval.weights.published import (
     read_vae_config,
 )
 from petzval.weights.source import Source
-from petzval.weights.tensors import TensorSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +88,13 @@ class Checkpoint:
         check_model_index(folder)
         check_scheduler(folder)
         denoiser_config, vae_config = read_denoiser_config(folder), read_vae_config(folder)
-        denoiser_source = TensorSource.open(folder / DENOISER)
-        encoder_source = TensorSource.open(folder / ENCODER)
+        denoiser_source = open_denoiser(folder / DENOISER)
+        encoder_source = open_tensors(folder / ENCODER)
         encoder_config = match_packing(read_encoder_config(folder), encoder_source)
-        vae_source = TensorSource.open(folder / VAE)
+        vae_source = open_tensors(folder / VAE)
         place = str(folder / DENOISER / "config.json")
         check_fit(place, denoiser_config, encoder_config, vae_config)
-        for source in (denoiser_source, encoder_source, vae_source):
+        for source in (encoder_source, vae_source):
             refuse_foreign(source, source.files[0].parent)
         problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
         problems += find_problems(encoder_source, expected_tensors(encoder_config))
@@ -231,7 +231,7 @@ class Checkpoint:
         return hasher.hexdigest()
 
 
-def open_encoder(component: str | Path) -> tuple[GptOssConfig, TensorSource]:
+def open_encoder(component: str | Path) -> tuple[GptOssConfig, Source]:
     """A text encoder's own folder (config.json and weights), checked like a whole checkpoint.
 
     Raises:
@@ -241,7 +241,7 @@ def open_encoder(component: str | Path) -> tuple[GptOssConfig, TensorSource]:
     component = Path(component)
     if not component.is_dir():
         raise CheckpointError(f"{component}: expected a text encoder's folder")
-    source = TensorSource.open(component)
+    source = open_tensors(component)
     config = match_packing(encoder_config_in(component), source)
     refuse(find_problems(source, expected_tensors(config)))
     return config, source

@@ -5,6 +5,8 @@ they are meant; or the file's metadata says it for all layers, under `_quantizat
 in older files, the names and types alone say it:
 
     float8_e4m3fn, float8_e5m2   L.weight_scale (older: L.scale_weight), one float or one a row
+    int8_tensorwise              the same; with "convrot" rows were rotated, a group at a time,
+                                 before they were rounded, and are rotated back
     mxfp8                        L.weight_scale, exponents in tiles, one for 32 values
     nvfp4                        L.weight_scale, E4M3 in tiles, one for 16; L.weight_scale_2
 
@@ -24,7 +26,9 @@ from torch import Tensor
 
 from petzval.config import parse_json
 from petzval.errors import CheckpointError, ConfigError
-from petzval.kernels.fp8 import MXFP8_BLOCK, decode_mxfp8, decode_scaled_fp8
+from petzval.kernels.fp8 import MXFP8_BLOCK, decode_mxfp8
+from petzval.kernels.fp8 import decode_scaled_fp8 as decode_scaled
+from petzval.kernels.hadamard import hadamard, is_power_of, rotate
 from petzval.kernels.mxfp4 import NAN_SCALE
 from petzval.kernels.nvfp4 import NVFP4_BLOCK, decode_nvfp4
 from petzval.kernels.scale_tiles import tiled_shape
@@ -41,7 +45,7 @@ from petzval.weights.source import (
 
 MARK = "comfy_quant"
 METADATA_KEY = "_quantization_metadata"
-FORMATS = ("float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4")
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "mxfp8", "nvfp4")
 """ComfyUI's names of the formats that are read."""
 
 FILE_MARKS = ("scaled_fp8",)
@@ -53,6 +57,11 @@ _COMPANIONS = (MARK, *_SCALE_NAMES, "weight_scale_2", *_IGNORED)
 _MARK_LIMIT = 1 << 16
 _DAMAGED = "download or convert the file again"
 _KNOWN_SETTINGS = {"format", "full_precision_matrix_mult", "num_experts"}
+_INT8 = "int8_tensorwise"
+_ROTATION = {"convrot", "convrot_groupsize"}
+_ROTATED_TOGETHER = 256
+_ONE_SCALE = (*FLOAT8.values(), _INT8)
+"""Formats with one scale for a matrix, or one for each row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +74,7 @@ class QuantisedLayer:
         codes: key of the weight.
         scale: key of its scale; None for plain 8-bit floats.
         factor: key of NVFP4's second scale.
+        rotation: columns that were rotated together; 0 for none.
     """
 
     name: str
@@ -72,6 +82,7 @@ class QuantisedLayer:
     codes: str
     scale: str | None
     factor: str | None
+    rotation: int = 0
 
 
 def unpacked(
@@ -194,6 +205,7 @@ def _layer(source: Source, name: str, said: Mapping[str, Any] | None) -> Quantis
         codes=codes,
         scale=scales[0] if scales else None,
         factor=factor if factor in source else None,
+        rotation=_rotation(info, said or {}),
     )
     _check(source, layer)
     return layer
@@ -209,7 +221,8 @@ def _kind(
     """The format as the file states it; else as types and names show it."""
     if said is not None:
         kind: Any = said.get("format")
-        odd = sorted(name for name in said if name not in _KNOWN_SETTINGS)
+        known = _KNOWN_SETTINGS | _ROTATION if kind == _INT8 else _KNOWN_SETTINGS
+        odd = sorted(name for name in said if name not in known)
         if kind not in FORMATS or odd:
             what = f"with the setting {odd[0]!r}" if kind in FORMATS else f"as {kind!r:.80}"
             what += " with ConvRot" if said.get("convrot") else ""
@@ -230,12 +243,24 @@ def _kind(
     )
 
 
+def _rotation(info: TensorDescription, said: Mapping[str, Any]) -> int:
+    """The columns that were rotated together; a power of four that divides the row."""
+    if not said.get("convrot"):
+        return 0
+    size: Any = said.get("convrot_groupsize", _ROTATED_TOGETHER)
+    is_size = type(size) is int and is_power_of(4, size)
+    if is_size and len(info.shape) == 2 and info.shape[1] % size == 0:
+        return size
+    raise _wrong(info, f"is {list(info.shape)}, rotated in groups of {size!r:.20}")
+
+
 def _check(source: Source, layer: QuantisedLayer) -> None:
     """Types and shapes of a layer's tensors, from the headers."""
     info = source.infos[layer.codes]
     stored = {
         "nvfp4": "U8",
         "mxfp8": "F8_E4M3",
+        _INT8: "I8",
         "float8_e4m3fn": "F8_E4M3",
         "float8_e5m2": "F8_E5M2",
     }
@@ -245,12 +270,14 @@ def _check(source: Source, layer: QuantisedLayer) -> None:
         )
     if len(info.shape) not in (2, 3):
         raise _wrong(info, f"has shape {list(info.shape)}, expected a matrix or a bank of them")
-    if layer.kind in FLOAT8.values():
-        if layer.scale is not None:
-            _check_floats(source, layer.scale, _scale_counts(info.shape))
-        return
-    if layer.scale is None:
+    if layer.scale is None and layer.kind not in FLOAT8.values():
         raise _wrong(info, f"is {layer.kind} without {layer.name}.weight_scale")
+    if layer.kind in _ONE_SCALE:
+        if layer.scale is not None:
+            counts = {info.shape[0]} if layer.rotation else _scale_counts(info.shape)
+            _check_floats(source, layer.scale, counts)
+        return
+    assert layer.scale is not None
     *experts, rows, columns = info.shape
     block = MXFP8_BLOCK if layer.kind == "mxfp8" else NVFP4_BLOCK
     columns *= 1 if layer.kind == "mxfp8" else 2
@@ -312,11 +339,11 @@ def _codes(
     source: Source, layer: QuantisedLayer, shape: tuple[int, ...]
 ) -> tuple[StoredCodes, ...]:
     """A matrix as it is stored: 8-bit floats and exponents as bytes, scales in float32."""
-    if len(shape) != 2:
+    if len(shape) != 2 or layer.rotation:
         return ()
     parts = [_part(source, layer.codes, "codes", lambda codes: codes.view(torch.uint8))]
     if layer.scale is not None:
-        is_float = layer.kind in FLOAT8.values()
+        is_float = layer.kind in _ONE_SCALE
         parts.append(_part(source, layer.scale, "scale", _checked_scale(source, layer), is_float))
     if layer.factor is not None:
         parts.append(_part(source, layer.factor, "factor", lambda factor: factor.float(), True))
@@ -337,7 +364,7 @@ def _checked_scale(source: Source, layer: QuantisedLayer) -> Callable[[Tensor], 
     def check(scale: Tensor) -> Tensor:
         assert layer.scale is not None
         check_scales(layer.scale, source.infos[layer.scale], _typed(layer, scale))
-        return scale.float() if layer.kind in FLOAT8.values() else scale.view(torch.uint8)
+        return scale.float() if layer.kind in _ONE_SCALE else scale.view(torch.uint8)
 
     return check
 
@@ -355,7 +382,7 @@ def _load(source: Source, layer: QuantisedLayer) -> Tensor:
     if scale.numel() == 1:
         scales = scale.reshape(1).expand(experts)
     else:
-        scales = scale.reshape(experts, -1) if layer.kind in FLOAT8.values() else scale
+        scales = scale.reshape(experts, -1) if layer.kind in _ONE_SCALE else scale
     factors = factor.reshape(-1).expand(experts)
     decode = _decoder(layer)
     return torch.stack(
@@ -373,4 +400,9 @@ def _decoder(layer: QuantisedLayer) -> Callable[[Tensor, Tensor, Tensor, torch.d
         return lambda codes, scale, factor, dtype: decode_nvfp4(codes, scale, factor, dtype)
     if layer.kind == "mxfp8":
         return lambda codes, scale, _, dtype: decode_mxfp8(codes, scale, dtype)
-    return lambda codes, scale, _, dtype: decode_scaled_fp8(codes, scale, dtype)
+    if layer.rotation:
+        matrix = hadamard(layer.rotation, 4)
+        return lambda codes, scale, _, dtype: rotate(
+            decode_scaled(codes, scale, torch.float32), matrix
+        ).to(dtype)
+    return lambda codes, scale, _, dtype: decode_scaled(codes, scale, dtype)

@@ -29,6 +29,7 @@ from petzval.weights.inferred import (
     infer_vae,
 )
 from petzval.weights.manifest import expected_tensors, find_problems, refuse
+from petzval.weights.opening import open_tensors
 from petzval.weights.published import (
     DENOISER,
     ENCODER,
@@ -42,7 +43,7 @@ from petzval.weights.published import (
 )
 from petzval.weights.recognition import TOKENIZER_KEY, homes, one_network
 from petzval.weights.source import DerivedSource, Source, derived, packings
-from petzval.weights.tensors import STEMS, TensorSource
+from petzval.weights.tensors import STEMS
 from petzval.weights.views import denoiser_view, vae_view, without_padding
 
 FOLDERS: Mapping[Kind, str] = {"denoiser": DENOISER, "encoder": ENCODER, "vae": VAE}
@@ -158,7 +159,7 @@ def _place(path: Path, expected: Kind | None) -> Path:
 def _open(place: Path) -> Source:
     if place.is_file() and is_gguf(place):
         return GgufSource.open(place)
-    return TensorSource.open(place)
+    return open_tensors(place)
 
 
 def _base(source: Source) -> Source:

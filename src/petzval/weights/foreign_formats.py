@@ -14,9 +14,12 @@ from petzval.errors import CheckpointError
 from petzval.weights.source import Source
 
 WAY_OUT = (
-    "read are float32, bfloat16, float16, ComfyUI's fp8, MXFP8 and NVFP4, GGUF, and a lone "
-    "denoiser of MLX; `petzval pull` lists Lens in these"
+    "read are float32, bfloat16, float16, ComfyUI's fp8, int8, MXFP8 and NVFP4, GGUF, SDNQ's "
+    "integers, and a denoiser of MLX; `petzval pull` lists Lens in these"
 )
+
+NO_SETTINGS = "put the config.json or quantization_config.json of its folder beside it"
+"""What SDNQ's layers are read with."""
 
 _MARKS: tuple[tuple[tuple[str, ...], str], ...] = (
     ((".qweight", ".g_idx"), "GPTQ"),
@@ -44,7 +47,7 @@ _METHODS = {
     "gptq": "GPTQ",
     "modelopt": "NVIDIA's ModelOpt",
     "quanto": "optimum-quanto",
-    "sdnq": "SDNQ",
+    "sdnq_training": "SDNQ's state of training",
     "torchao": "torchao",
 }
 """`quant_method` of a config.json → how the format is called."""
@@ -85,6 +88,11 @@ def refuse_foreign(source: Source, path: Path, *, but_mlx: bool = False) -> None
         CheckpointError: naming file and format, and what there is instead.
     """
     name = foreign_format(source, but_mlx=but_mlx)
+    if name == "SDNQ":
+        raise CheckpointError(
+            f"{path}: its weights are stored as SDNQ, without the settings that tell how",
+            NO_SETTINGS,
+        )
     if name is not None:
         raise CheckpointError(
             f"{path}: its weights are stored as {name}, which is not read", WAY_OUT
@@ -102,6 +110,8 @@ def refuse_foreign_settings(values: Mapping[str, Any], where: str) -> None:
         method: Any = (
             cast("dict[str, Any]", said).get("quant_method") if isinstance(said, dict) else said
         )
+        if method == "sdnq":
+            return
         known = _METHODS.get(str(method), f"{method!r:.40}")
         raise CheckpointError(
             f"{where}: the weights are stored as {known}, which is not read", WAY_OUT

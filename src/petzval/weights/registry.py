@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -281,6 +281,25 @@ def checkpoint_of(repository: str, revision: str = DEFAULT_REVISION) -> Mirror:
         licences=(),
         files=published.files,
         known={},
+    )
+
+
+def lora_of(repository: str, file: str, revision: str = DEFAULT_REVISION) -> Mirror:
+    """A mirror for one LoRA's file in a repository that a person names; nothing is known of it.
+
+    Raises:
+        RequestError: as `checkpoint_of`, or the file is no plain path to safetensors.
+    """
+    if not file.endswith(".safetensors") or not is_safe(file) or set("*?[]") & set(file):
+        raise RequestError(
+            f"weight_name {file[:80]!r} is no plain path to a safetensors file",
+            "pickles are never read; ask its author for safetensors",
+        )
+    return replace(
+        checkpoint_of(repository, revision),
+        title="a LoRA by its name",
+        holds="denoiser",
+        files=(FilePattern(pattern=file),),
     )
 
 

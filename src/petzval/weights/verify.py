@@ -19,6 +19,7 @@ from petzval.weights.checkpoint import check_fit
 from petzval.weights.component import examine_component, match_packing
 from petzval.weights.manifest import expected_tensors, find_problems
 from petzval.weights.mxfp4 import NAN_SCALE
+from petzval.weights.opening import open_denoiser, open_tensors
 from petzval.weights.published import (
     DENOISER,
     ENCODER,
@@ -32,7 +33,7 @@ from petzval.weights.published import (
     read_vae_config,
 )
 from petzval.weights.source import Source, packing_of, total_bytes
-from petzval.weights.tensors import TensorSource, file_sha256
+from petzval.weights.tensors import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,8 +182,8 @@ def _verify_component(
     except (CheckpointError, ConfigError) as error:
         problems.append(error.message)
     try:
-        source = TensorSource.open(folder / name)
-    except CheckpointError as error:
+        source = (open_denoiser if name == DENOISER else open_tensors)(folder / name)
+    except (CheckpointError, ConfigError) as error:
         return ComponentReport(name=name, problems=(*problems, error.message)), config
     if isinstance(config, GptOssConfig):
         config = match_packing(config, source)

@@ -1,0 +1,148 @@
+"""What a folder says of its SDNQ layers: `quantization_config`, layer by layer.
+
+It stands in config.json, or alone in quantization_config.json beside it. One type of number and
+one rule hold for all layers, and tables name those that differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, cast
+
+from petzval.errors import ConfigError
+from petzval.weights.published import read_settings_file
+
+METHOD = "sdnq"
+_AT_LEAST = re.compile(r"(?:minimum)?[-_]?(u?)(?:int)?(\d{1,2})[-_]?(?:bits?)?", re.ASCII)
+_WIDTH = re.compile(r"[a-z]+(\d{1,2})", re.ASCII)
+_VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
+_SHORT = {"fp8": "float8_e4m3fn"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SdnqLayer:
+    """How one layer is stored.
+
+    Attributes:
+        number: its type, such as "uint4".
+        rotation: columns that were rotated together, at most; 0 for none.
+        wide: whether scales are meant in float32, whatever type they are stored in.
+        unread: what of it is not read; "" for nothing.
+    """
+
+    number: str
+    rotation: int
+    wide: bool
+    unread: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SdnqSettings:
+    """The settings of a component.
+
+    Attributes:
+        values: as the file has them.
+        where: for messages.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of the library that wrote them, as far as it decides anything; (0, 0) if unknown."""
+        match = _VERSION.match(str(self.values.get("sdnq_version")))
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    def layer(self, name: str) -> SdnqLayer:
+        """The settings of a layer by its name, without `.weight`.
+
+        Raises:
+            ConfigError: a setting is of a wrong type.
+        """
+        parameter, values = f"{name}.weight", dict(self.values)
+        for pattern, own in self._table("modules_quant_config").items():
+            if isinstance(own, dict) and is_named(parameter, [pattern]):
+                values |= cast("dict[str, Any]", own)
+                break
+        number = self._number(parameter, values)
+        rotation = values.get("hadamard_group_size", 256) if values.get("use_hadamard") else 0
+        if not isinstance(number, str) or type(rotation) is not int or rotation < 0:
+            raise ConfigError(f"{self.where}: the settings of {name!r:.120} cannot be read")
+        unread = ""
+        if values.get("use_codebook"):
+            unread = "with codebooks"
+        elif any(values.get(each) not in (None, "none") for each in _TWICE):
+            unread = "with quantised scales"
+        elif rotation and self.version < (0, 2):
+            unread = "rotated by a version before 0.2"
+        wide = values.get("dequantize_fp32") is True
+        return SdnqLayer(number=number, rotation=rotation, wide=wide, unread=unread)
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table: Any = self.values.get(name) or {}
+        if not isinstance(table, dict):
+            raise ConfigError(f"{self.where}: {name} is no object")
+        return cast("dict[str, Any]", table)
+
+    def _number(self, parameter: str, values: Mapping[str, Any]) -> Any:
+        """The type of a layer; a table may set it, or the least width."""
+        number: Any = values.get("weights_dtype", "int8")
+        for key, names in self._table("modules_dtype_dict").items():
+            listed: list[Any] = cast("list[Any]", names) if isinstance(names, list) else [names]
+            if not is_named(parameter, (each for each in listed if isinstance(each, str))):
+                continue
+            least = _AT_LEAST.fullmatch(key.lower()) if _is_least(key.lower()) else None
+            if least is None:
+                number = key.lower()
+                break
+            width = _WIDTH.match(str(number))
+            if width is not None and int(width[1]) < int(least[2]):
+                sign = "u" if least[1] or int(least[2]) <= 4 else ""
+                number = f"{sign}int{least[2]}"
+                break
+        return _SHORT.get(number, number) if isinstance(number, str) else number
+
+
+_TWICE = ("scale_dtype", "zero_point_dtype")
+
+
+def _is_least(key: str) -> bool:
+    return key.startswith("minimum") or key.endswith(("bit", "bits"))
+
+
+def is_named(parameter: str, patterns: Iterable[str]) -> bool:
+    """Whether a list of modules names a parameter: whole, by a part between dots, by its beginning
+    (".img_in") or with stars."""
+    return any(_is_meant(parameter, pattern) for pattern in patterns)
+
+
+def _is_meant(parameter: str, pattern: str) -> bool:
+    if pattern.startswith("."):
+        return parameter.startswith(pattern[1:])
+    whole = pattern == parameter or pattern in parameter.split(".")
+    return whole or ("*" in pattern and fnmatchcase(parameter, f"{pattern}*"))
+
+
+def sdnq_settings(place: Path) -> SdnqSettings | None:
+    """What is said of a component's folder, or of the one that a file lies in; None if nothing.
+
+    Raises:
+        ConfigError: a file that may say it is damaged.
+    """
+    folder = place if place.is_dir() else place.parent
+    for name in ("config.json", "quantization_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        values, where = read_settings_file(path)
+        if name == "config.json":
+            inner: Any = values.get("quantization_config")
+            values = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+        if values.get("quant_method") == METHOD:
+            return SdnqSettings(values=values, where=where)
+    return None
