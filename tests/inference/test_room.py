@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,9 @@ from petzval.inference.pipeline import Pipeline
 from petzval.inference.planning import Planning
 from petzval.inference.room import Bounds, Room
 from petzval.inference.variants import locate
-from tests.inference.test_fitting import FOX, LARGE, SMALL, planned, planner_of
+from tests.inference.test_fitting import FOX, SMALL, planned, planner_of
+
+LARGE: dict[str, Any] = {**SMALL, "size": "128x128"}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,10 @@ def test_what_does_not_fit_is_named_with_what_does(tight: Pipeline, reckoned: li
     assert len(reckoned) == 1
     for error in refused:
         assert isinstance(error, PlacementError)
-        assert error.message.startswith("no plan for 256x256 fits in ")
+        assert error.message.startswith("no plan for 128x128 fits in ")
         assert error.hint == "ask for a smaller size: 64x48 fits"
-    with pytest.raises(PlacementError, match="256x512 is too large: no plan for 256x256 fits in"):
-        room.check(tight.plan(FOX, **{**LARGE, "size": "256x512"}))
+    with pytest.raises(PlacementError, match="128x256 is too large: no plan for 128x128 fits in"):
+        room.check(tight.plan(FOX, **{**LARGE, "size": "128x256"}))
     assert len(reckoned) == 1
     between = tight.plan(FOX, **{**SMALL, "size": "96x64"})
     room.check(between)
@@ -70,7 +73,7 @@ def test_the_bounds_of_another_process_give_the_same_answer(tight: Pipeline) -> 
     room = Room.elsewhere(locate(tight.planning.checkpoint.folder), travelled)
     assert room is not None
     room.check(tight.plan(FOX, **SMALL))
-    with pytest.raises(PlacementError, match="no plan for 256x256 fits in"):
+    with pytest.raises(PlacementError, match="no plan for 128x128 fits in"):
         room.check(tight.plan(FOX, **LARGE))
 
 

@@ -1,18 +1,21 @@
-"""Back to the placement of the beginning: when it pays, not sooner, and not after memory ran out."""
+"""Back to the placement of the beginning: when it pays, and not after memory ran out."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.planning import MemoryWarning, Planning
-from tests.inference.test_fitting import FOX, LARGE, SMALL, peak, planned, planner_of
+from tests.inference.test_fitting import FOX, SMALL, peak, planned, planner_of
+
+LARGE: dict[str, Any] = {**SMALL, "size": "128x128"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def limit(golden_checkpoint: Path) -> int:
     """Room for `LARGE` where nothing stays, and for `SMALL` where all does."""
     loose = planned(golden_checkpoint)

@@ -249,6 +249,8 @@ class Residency:
             CheckpointError: a tensor cannot be read any more.
         """
         dtype: torch.dtype = getattr(torch, placement.dtype)
+        if terms is not None and terms.limits:
+            backends.keep_heap_tight()
         denoiser, drawing = build_denoiser(
             checkpoint, placement.of(DENOISER).strategy, dtype, changed_layers(loras)
         )
