@@ -153,7 +153,7 @@ def test_a_plan_records_where_all_stays_and_there_is_room(
     assert roomy.generate(request)[0].encode() == expected.encode()
     assert len(recorder.captured) == 4
     recorded = recorder.replays
-    more = {**SMALL, "size": "64x64"}  # keeps the limits, and was not planned for
+    more: dict[str, Any] = {**SMALL, "size": "64x64"}  # keeps the limits, and was not planned for
     roomy.generate("a red fox", **more)
     assert recorder.replays == recorded and len(roomy.graphs.graphs) == 0
     goes = next(each for each in _placements(roomy, request) if not each.stays)

@@ -154,7 +154,7 @@ def _damaged(folder: Path, part: str, key: str) -> None:
         (
             "text_encoder",
             "model.layers.0.input_layernorm.weight",
-            "text features of the text encoder in .*encoder: a ",
+            "of the text encoder in .*encoder: a ",
         ),
     ],
 )
