@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--memory", help="plan for this much in place of a strategy")
     parser.add_argument("--size", default="256x256")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=1, help="pictures that run together")
+    parser.add_argument("--mixed", action="store_true", help="of prompts that differ in length")
+    parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=0)
     print(json.dumps(run(parser.parse_args())))
@@ -49,11 +52,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from petzval.inference.request import GenerationRequest
     from petzval.kernels import backends
 
+    words = ["on a white background"] * options.batch
+    if options.mixed:
+        words = [" ".join(["and a pear"] * number) for number in range(options.batch)]
     request = GenerationRequest(
-        prompt="a red apple on a white background",
+        prompt=[f"a red apple {number} {each}" for number, each in enumerate(words)],
         size=options.size,
         steps=options.steps,
-        guidance=1.0,
+        guidance=options.guidance,
     )
     Pipeline.load("mini", device="cpu", dtype=options.dtype).generate(
         "an apple", size="64x64", steps=1, guidance=1.0
@@ -69,10 +75,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
     else:
         pipeline = _follow(options, request)
-    placement = pipeline.placement
-    assert placement is not None
+    assert pipeline.placement is not None
+    assert pipeline.planning is not None
+    work = pipeline.planning.work(pipeline.plan(request), batch_size=options.batch)
+    planner = pipeline.planning.planner(work, pipeline.placement.baseline_bytes)
+    placement = planner.again(pipeline.placement)
     loaded = time.perf_counter()
-    [image] = pipeline.generate(request)
+    image, *_ = pipeline.generate(request, batch_size=options.batch)
     finished = time.perf_counter()
     return {
         "plan": str(placement),
@@ -83,6 +92,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": finished - start,
         "load": loaded - start,
         "stages": image.seconds,
+        "batch": work.batch,
+        "stages_bytes": {each.network: each.peak_bytes for each in placement.networks},
         "spread": float(image.pixels.std()),
         "threads": torch.get_num_threads(),
     }
@@ -108,7 +119,7 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
 
     with patch.object(Planner, "choose", wanted):
         return Pipeline.load(
-            options.folder, device="cpu", dtype=options.dtype, memory="1GB", request=request
+            options.folder, device="cpu", dtype=options.dtype, memory="1000GB", request=request
         )
 
 

@@ -16,6 +16,7 @@ from benchmarks.random_checkpoint import write_random_checkpoint
 from petzval.models.sizes import LENS_GPT_OSS, LENS_MMDIT, LENS_VAE
 
 SIZE, STEPS = "384x384", 2
+BATCH = 4
 LIMIT = 0.10
 """Share of the prediction by which the measured peak may lie above or below."""
 
@@ -65,6 +66,13 @@ def _prepare() -> Prepared:
         assert keeps_to(report), (name, report)
         predicted, found = (report[key] / 1e6 for key in ("predicted", "measured"))
         facts[name] = f"predicted {predicted:.0f} MB, measured {found:.0f} MB"
+
+    name = "streamed, folded, strips"  # little but the batch is in memory
+    report = measured(folder, "--strategy", name, "--batch", str(BATCH), *options)
+    assert report["batch"] == BATCH
+    assert keeps_to(report), (BATCH, report)
+    predicted, found = (report[key] / 1e6 for key in ("predicted", "measured"))
+    facts[f"{name}, {BATCH} at once"] = f"predicted {predicted:.0f} MB, measured {found:.0f} MB"
 
     def run(name: str) -> None:
         measured(folder, "--strategy", name, *options)

@@ -38,6 +38,9 @@ def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
         (["--model", "nothing"], "unknown model"),
         (["--host", "no.such.host.invalid"], "cannot listen"),
         (["--alias", "=x"], "--alias"),
+        (["--memory", "much"], "cannot read 'much' as an amount of memory"),
+        (["--memory", "10MB", "--model", str(TINY_CHECKPOINT)], "give --memory "),
+        (["--quantise", "int2"], "unknown storage 'int2'"),
     ],
 )
 def test_a_mistake_is_one_line(run: Run, tmp_path: Path, words: list[str], said: str) -> None:
@@ -58,6 +61,7 @@ def test_without_its_extra_the_command_says_how_to_get_it(
 def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     """The whole program, with a real pipeline: a picture is drawn, SIGTERM ends it gently."""
     words = ["serve", "--port", "0", "--model", TINY_CHECKPOINT, "--data", tmp_path / "studio"]
+    words += ["--memory", "8GB", "--ram", "8GB", "--quantise", "exact"]
     command = [sys.executable, "-m", "petzval", *map(str, words), "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

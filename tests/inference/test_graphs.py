@@ -15,6 +15,8 @@ from petzval.inference import compile as compiling
 from petzval.inference import graphs
 from petzval.inference.graphs import Function, GraphCache, GraphedDenoiser
 from petzval.inference.pipeline import Pipeline
+from petzval.inference.placement import Placement
+from petzval.inference.request import GenerationRequest
 from petzval.kernels import cuda_graph, dispatch
 from petzval.models.rope import mmdit_rope
 
@@ -129,9 +131,40 @@ def test_a_pipeline_records_by_itself_where_the_device_does(
     assert len(drawer.graphs.graphs) == 2
     compiling.compile_for(drawer, drawer.plan("a red fox", **SMALL), asked=False)
     assert len(drawer.graphs.graphs) == 2
-    small = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32", memory="8GB")
-    assert small.placement is not None
-    assert small.graphs.max_tokens == 0
+
+
+def test_a_plan_records_where_all_stays_and_there_is_room(
+    golden_checkpoint: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And forgets it where the weights go: they come back in another place."""
+    monkeypatch.setattr(graphs, "graphs_ready", lambda device: (True, "as if"))
+    request = GenerationRequest(prompt="a red fox", **SMALL)
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "request": request}
+    roomy = Pipeline.load(golden_checkpoint, memory="8GB", **options)
+    assert roomy.placement is not None and roomy.terms is not None
+    assert roomy.graphs.max_tokens == graphs.MAX_TOKENS
+    recorder = Recorder()
+    roomy.graphs = graphed(roomy, recorder)
+    [expected] = pipeline.generate(request)
+    assert roomy.generate(request)[0].encode() == expected.encode()
+    assert recorder.replays > 0
+    roomy.put_out()
+    assert len(roomy.graphs.graphs) == 0
+    assert roomy.generate(request)[0].encode() == expected.encode()
+    assert len(recorder.captured) == 4
+    recorded = recorder.replays
+    more: dict[str, Any] = {**SMALL, "size": "64x64"}  # keeps the limits, and was not planned for
+    roomy.generate("a red fox", **more)
+    assert recorder.replays == recorded and len(roomy.graphs.graphs) == 0
+    goes = next(each for each in _placements(roomy, request) if not each.stays)
+    assert roomy.planning is not None
+    roomy._adopt(roomy.planning.follow(goes))
+    assert roomy.graphs.max_tokens == 0
+
+
+def _placements(pipeline: Pipeline, request: GenerationRequest) -> list[Placement]:
+    assert pipeline.planning is not None
+    return pipeline.planning.planner(pipeline.planning.work(pipeline.plan(request)), 0).placements
 
 
 def test_the_switch_says_why_calls_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

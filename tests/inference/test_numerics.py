@@ -151,6 +151,11 @@ def _damaged(folder: Path, part: str, key: str) -> None:
     [
         ("transformer", "img_in.weight", "step 1 of 2"),
         ("vae", "decoder.conv_in.weight", "decoded picture"),
+        (
+            "text_encoder",
+            "model.layers.0.input_layernorm.weight",
+            "of the text encoder in .*encoder: a ",
+        ),
     ],
 )
 def test_damaged_weights_are_named_where_a_picture_is_not_finite(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from petzval.errors import PlacementError
 from petzval.inference.event import StepEvent
 from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage
 from petzval.inference.request import GeneratedImage
@@ -32,6 +33,7 @@ class ScriptedDrawer:
         seconds: of a step.
         gate: steps wait for it.
         fail: called before every step; raises what a network would.
+        most_tokens: larger pictures have no room.
         drawn: seeds in the order in which their first step was made.
     """
 
@@ -39,6 +41,7 @@ class ScriptedDrawer:
     gate: threading.Event = field(default_factory=threading.Event)
     fail: Callable[[PlannedImage, int], None] | None = None
     leave_decoding: bool = False
+    most_tokens: int = 1 << 30
     drawn: list[int] = field(default_factory=list[int])
     batches: list[int] = field(default_factory=list[int])
     prepared: list[str] = field(default_factory=list[str])
@@ -49,6 +52,10 @@ class ScriptedDrawer:
     @property
     def models(self) -> tuple[OfferedModel, ...]:
         return (MODEL, OTHER_MODEL)
+
+    def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
+        if plan.resolution.num_tokens > self.most_tokens:
+            raise PlacementError(f"{plan.resolution} does not fit", "ask for a smaller size")
 
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         self.prepared += [image.prompt for image in plan.images]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from petzval.errors import PlacementError
 from petzval.inference.image import read_recipe
 from tests.server.running import Running, running
 from tests.server.scripted import ScriptedDrawer
@@ -170,6 +171,29 @@ def test_a_failure_is_told_and_does_not_take_the_others_along(studio: Running) -
     assert "secret" not in json.dumps(failed)
     assert studio.wait(good["id"])["status"] == "done"
     assert studio.drawer.drawn.count(13) == 2, "an error that may be a machine's is tried again"
+
+
+def test_what_has_no_room_is_refused_when_it_is_asked_for(studio: Running) -> None:
+    """Or, where that is found out later, says the same: it is the caller's to ask for less."""
+    studio.drawer.most_tokens = 64
+    asked = {"prompt": "a fox", "size": "256x256"}
+    for path in ("/v1/jobs", "/v1/images/generations"):
+        answer = studio.client.post(path, json=asked)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "does_not_fit"), answer.text
+        assert error["message"] == "256x256 does not fit; ask for a smaller size"
+    assert studio.client.get("/v1/jobs").json()["data"] == []
+
+    def fail(image: Any, step: int) -> None:
+        raise PlacementError("memory ran out at 128x128", "draw a smaller --size")
+
+    studio.drawer.fail = fail
+    job = studio.wait(studio.submit(size="128x128")["id"])
+    assert job["status"] == "failed"
+    assert job["error"]["code"] == "does_not_fit"
+    assert job["error"]["type"] == "invalid_request_error"
+    answer = studio.client.post("/v1/images/generations", json=asked | {"size": "128x128"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "does_not_fit")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,17 +23,20 @@ import pytest
 import torch
 from PIL import Image
 
+from petzval.errors import PlacementError
 from petzval.inference.engine import Drawer, Engine
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import make_plan
 from petzval.inference.request import GenerationRequest
 from petzval.inference.task import Ended, Finished, Task, TaskEvent
+from petzval.inference.terms import Budget
 from petzval.server.pool import (
     Drawing,
     Encoding,
     PooledDrawer,
     PoolSettings,
     SentStep,
+    rooms_of,
     start_pool,
     stop_pool,
 )
@@ -83,9 +87,10 @@ def threads() -> Generator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-def test_a_drawer_asks_the_shared_encoder(golden_checkpoint: Path) -> None:
+@pytest.mark.parametrize("memory", [None, "8GB"])
+def test_a_drawer_asks_the_shared_encoder(golden_checkpoint: Path, memory: str | None) -> None:
     """What replicas do, without a cluster."""
-    pool = _pool(golden_checkpoint)
+    pool = replace(_pool(golden_checkpoint), memory=memory)
     drawing = Drawing(pool, _Handle(Encoding(pool)))
     pipeline = _pipeline(golden_checkpoint)
     plan = pipeline.plan("a fox", size="64x64", steps=2, guidance=2.0, seed=3)
@@ -97,6 +102,15 @@ def test_a_drawer_asks_the_shared_encoder(golden_checkpoint: Path) -> None:
 
     [image] = asyncio.run(last()).images
     assert image.encode() == expected.encode()
+    [(model, bounds)] = drawing.bounds().items()
+    assert (bounds is None) == (memory is None)
+    if bounds is not None:
+        bounds = replace(bounds, limits=Budget(memory=bounds.baseline + 1000))
+    drawer = PooledDrawer(None, drawing.models(), rooms_of(pool, {model: bounds}))
+    drawer.check(model, (), plan)
+    if memory is not None:  # in this process, while replicas draw
+        with pytest.raises(PlacementError, match="no plan for 1040x1040 fits in"):
+            drawer.check(model, (), pipeline.plan("a fox", size="1040x1040", steps=2))
 
 
 @pytest.mark.ray

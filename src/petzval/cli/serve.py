@@ -118,6 +118,9 @@ def _run(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts into the log.")
     ] = False,
+    memory: options.Memory = None,
+    ram: options.Ram = None,
+    quantise: options.Quantise = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     threads: options.Threads = None,
@@ -162,6 +165,9 @@ def _run(
         "threads": threads,
         "batch_size": batch_size,
         "compile": compile,
+        "memory": memory,
+        "ram": ram,
+        "quantise": quantise or "exact",
     }
     pool = None
     if ray:

@@ -135,7 +135,7 @@ class Decodings:
             with self._lock:
                 if self._moves != moves:
                     raise PlacementError(
-                        "memory ran out since this step, and the networks have moved",
+                        "since this step the networks have moved",
                         "ask for the preview of a later step",
                     )
                 try:
@@ -149,12 +149,17 @@ class Decodings:
 
         return decoded
 
-    @contextmanager
-    def moving(self) -> Generator[None]:
-        """What waits is decoded first; nothing is until the end of the block."""
+    def settle(self) -> None:
+        """Decode what waits, now and here: what comes needs the memory."""
         with self._lock:
             for each in self._waiting:
                 each.settle()
             self._waiting.clear()
+
+    @contextmanager
+    def moving(self) -> Generator[None]:
+        """What waits is decoded first; nothing is until the end of the block."""
+        with self._lock:
+            self.settle()
             self._moves += 1
             yield

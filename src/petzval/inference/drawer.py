@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from petzval.conditioning.encoder import PromptEncoder
@@ -15,7 +17,9 @@ from petzval.inference.event import StepEvent
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planning import Planning
+from petzval.inference.room import Bounds, Room
 from petzval.inference.task import NamedLora, OfferedModel
+from petzval.inference.terms import Amount, Budget, Terms
 from petzval.inference.variants import locate
 from petzval.kernels import backends
 from petzval.models.compiled import compile_blocks
@@ -26,11 +30,16 @@ _KEPT_COPIES = 2
 """Denoisers with LoRAs in their weights that are kept for each device."""
 
 
+class CompileWarning(UserWarning):
+    """What was to be compiled is not; the message says why."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Loaded:
     pipeline: Pipeline
     planning: Planning
     loras: Mapping[str, Path]
+    room: Room | None
 
 
 class PipelineDrawer:
@@ -44,11 +53,17 @@ class PipelineDrawer:
         overlap: decode, and encode the next prompt, in other threads than the denoising. None does
             so on accelerators; on a CPU all threads would share the same cores.
         text: name of a model → its prompt encoder, where the checkpoint's own is not to be loaded.
-        compile: compile the networks: every size anew, when a picture of it is first asked for.
+        compile: compile the networks: every size anew, when a picture of it is first asked for. Of
+            a placement under which networks come and go it is left out, with a warning: compiled
+            graphs are for weights that stay. Compiling takes RAM that no plan counts.
+        memory, ram, quantise: as in `Pipeline.load`, for each model and for each copy of it with
+            LoRAs. They draw in turn, and each puts its weights out for the next, so that the limits
+            hold for all of them together; what stays while one draws is read again when its turn
+            comes.
 
     Raises:
-        RequestError, CheckpointError: as `Pipeline.load`; or a LoRA fits none of the models; or
-            this machine cannot compile.
+        RequestError, CheckpointError, PlacementError: as `Pipeline.load`; or a LoRA fits none of
+            the models; or this machine cannot compile.
     """
 
     def __init__(
@@ -62,22 +77,32 @@ class PipelineDrawer:
         overlap: bool | None = None,
         text: Callable[[str], PromptEncoder] | None = None,
         compile: bool = False,
+        memory: Amount = None,
+        ram: Amount = None,
+        quantise: str = "exact",
     ) -> None:
         self._compile = compile
         self._loaded: dict[str, _Loaded] = {}
+        self._last: Pipeline | None = None
         for model in models:
+            self._turn_to(None)
             located = locate(model)
             pipeline = Pipeline.load(
                 model,
                 device=device,
                 dtype=dtype,
                 text=None if text is None else text(located.name),
+                memory=memory,
+                ram=ram,
+                quantise=quantise,
             )
+            self._turn_to(pipeline)
             assert pipeline.planning is not None
             self._loaded[located.name] = _Loaded(
                 pipeline=pipeline,
                 planning=pipeline.planning,
                 loras=_fitting(pipeline.planning.checkpoint, loras or {}),
+                room=Room.of(pipeline),
             )
         for name in loras or {}:
             if not any(name in loaded.loras for loaded in self._loaded.values()):
@@ -85,14 +110,14 @@ class PipelineDrawer:
                     f"the LoRA {name!r} fits none of the models", "serve the model it was made for"
                 )
         for loaded in self._loaded.values():
+            self._turn_to(loaded.pipeline)
             if compile:
-                compile_pipeline(loaded.pipeline)
+                self._keep_compiled(loaded.pipeline)
             loaded.pipeline.previews.begin()
         self.batch_size = batch_size
         first = next(iter(self._loaded.values())).pipeline
         self.overlap = first.device.type != "cpu" if overlap is None else overlap
         self._copies: OrderedDict[tuple[str, tuple[NamedLora, ...]], Pipeline] = OrderedDict()
-        self._last: Pipeline | None = None
         self._ahead: threading.Thread | None = None
 
     @property
@@ -110,9 +135,6 @@ class PipelineDrawer:
         if self._ahead is not None:
             self._ahead.join()  # the encoder belongs to one thread at a time
         pipeline = self._pipeline(model, loras)
-        if self._last is not None and self._last is not pipeline:
-            self._last.put_out()  # where weights come and go, those of one are there at a time
-        self._last = pipeline
         yield from pipeline.steps(plan, batch_size=self.batch_size, leave_decoding=self.overlap)
 
     def warm_up(self) -> None:
@@ -124,33 +146,70 @@ class PipelineDrawer:
         for loaded in self._loaded.values():
             pipeline = loaded.pipeline
             if self._compile or pipeline.device.type != "cpu":
+                self._turn_to(pipeline)
                 pipeline.generate("a red fox", steps=1, seed=0)
 
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         """See `Drawer.prepare`."""
         pipeline = self._loaded[model].pipeline  # LoRAs leave the encoder as it is
-        if not self.overlap or pipeline.placement is not None:
+        if not self.overlap or not pipeline.concurrent(plan):
             return  # an encoder that comes and goes would push out what is drawing
+        if pipeline.placement is not None and pipeline is not self._last:
+            return  # it was put out, for the one that draws has the memory
         self._ahead = threading.Thread(
             target=_encode_ahead, args=(pipeline, plan), name="petzval-encode", daemon=True
         )
         self._ahead.start()
 
+    def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
+        """See `Drawer.check`."""
+        room = self._loaded[model].room
+        if room is not None:
+            room.check(plan)
+
+    def bounds(self) -> Mapping[str, Bounds | None]:
+        """What each model may use, for those who check elsewhere."""
+        return {name: Bounds.of(each.pipeline) for name, each in self._loaded.items()}
+
+    def _turn_to(self, pipeline: Pipeline | None) -> None:
+        """Under placements the weights of one are there at a time; None makes room for another."""
+        if self._last is not None and self._last is not pipeline:
+            self._last.put_out()
+        self._last = pipeline
+
+    def _keep_compiled(self, pipeline: Pipeline) -> None:
+        """Compile what stays, also whenever other networks take its place."""
+        pipeline.moved = partial(self._keep_compiled, pipeline)
+        if pipeline.placement is None or pipeline.placement.stays:
+            compile_pipeline(pipeline)
+            return
+        warnings.warn(
+            f"--compile is left out for {pipeline.name}, whose networks come and go under this "
+            f"plan of memory: {pipeline.placement}",
+            CompileWarning,
+            stacklevel=3,
+        )
+
     def _pipeline(self, model: str, loras: tuple[NamedLora, ...]) -> Pipeline:
-        """A checkpoint's pipeline; with LoRAs a copy that has a denoiser of its own."""
+        """A checkpoint's pipeline, whose turn it is; with LoRAs a copy with its own denoiser."""
         loaded = self._loaded[model]
         if not loras:
+            self._turn_to(loaded.pipeline)
             return loaded.pipeline
         key = (model, loras)
         known = self._copies.get(key)
         if known is not None and (known.placement is None) != (loaded.pipeline.placement is None):
             self._copies.clear()  # memory ran out, and what they shared is gone
         if key not in self._copies:
+            self._turn_to(None)  # or two would be there while this one is loaded
             while len(self._copies) >= _KEPT_COPIES:
                 self._copies.popitem(last=False)
-            self._copies[key] = _with_loras(loaded, loras)
-            if self._compile:  # its own denoiser; the graphs are those of the base's
-                compile_blocks(self._copies[key].networks.denoiser.transformer_blocks)
+            copy = self._copies[key] = _with_loras(loaded, loras)
+            if self._compile and copy.placement is not None:
+                self._keep_compiled(copy)
+            elif self._compile:  # its own denoiser; the graphs are those of the base's
+                compile_blocks(copy.networks.denoiser.transformer_blocks)
+        self._turn_to(self._copies[key])
         self._copies.move_to_end(key)
         return self._copies[key]
 
@@ -191,6 +250,9 @@ class LoadedDrawer:
         if loras:
             raise RequestError("a loaded model takes no further LoRAs", "load it with them")
         return self._pipeline.steps(plan)
+
+    def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
+        """Nothing is refused here: `draw` does so at the call."""
 
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         """Nothing is encoded ahead: the pipeline encodes a plan's words when it comes to them."""
@@ -234,13 +296,15 @@ def _sharing(base: Pipeline, planning: Planning) -> Pipeline:
 
 
 def _moving(base: Pipeline, planning: Planning) -> Pipeline:
-    """The base's placement, followed by networks of its own; the base's are put out before."""
+    """The base's placement, if it keeps the limits with LoRAs, followed by networks of its own."""
     assert base.placement is not None
-    base.put_out()
-    residency = planning.follow(base.placement, base.terms)
+    placement, terms = planning.agreed(base.placement, base.terms or Terms(limits=Budget()))
+    residency = planning.follow(placement, terms)
     networks = residency.networks
-    text = PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=base.identity)
-    text.cache = base.text.cache
+    text = base.text
+    if planning.encodes:
+        text = PromptEncoder(networks.encoder, planning.tokenizer, checkpoint_id=base.identity)
+        text.cache = base.text.cache
     return Pipeline(
         name=base.name,
         identity=base.identity,

@@ -29,6 +29,8 @@ DEFAULT_TEXT_TOKENS = 128 + SUFFIX_LENGTH
 
 META = torch.device("meta")
 
+_TOKENS = 32
+
 DRY_LAYERS = 2
 """Of the text encoder: one like the other."""
 
@@ -60,6 +62,11 @@ class Work:
     def covers(self, other: Work) -> bool:
         """Whether the other asks for no more in anything, and so needs no more memory."""
         return all(mine >= its for mine, its in zip(self._amounts, other._amounts, strict=True))
+
+    @property
+    def rounded(self) -> Work:
+        """The same with a prompt of a rounded length, so that few have to be reckoned."""
+        return replace(self, text_tokens=-(-self.text_tokens // _TOKENS) * _TOKENS)
 
     @property
     def _amounts(self) -> tuple[int, ...]:

@@ -48,6 +48,14 @@ class Drawer(Protocol):
         """Draw the pictures of a plan, step by step; closing the generator stops the work."""
         ...
 
+    def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
+        """Refuse pictures that no plan of memory has room for; from any thread, and quickly.
+
+        Raises:
+            PlacementError: naming what does not fit, and a size that does.
+        """
+        ...
+
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         """A plan that is likely to be drawn next: encode its words meanwhile, where that helps."""
         ...
@@ -161,6 +169,17 @@ class Engine:
             for image in task.plan.images:
                 self._put(Unit(live=live, image=image))
             self._changed.notify()
+
+    def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
+        """Refuse what cannot be drawn here, before it is submitted; from any thread.
+
+        Raises:
+            PlacementError: as `Drawer.check`.
+        """
+        # Whichever drawer is free takes a picture, and which one that will be nobody knows yet: all
+        # of them have to have room, or a job would succeed or fail by chance.
+        for drawer in self._drawers:
+            drawer.check(model, loras, plan)
 
     def cancel(self, task: str) -> bool:
         """Stop a task within a step.

@@ -18,10 +18,7 @@ from petzval.inference.plan import GenerationPlan
 from petzval.inference.planning import MemoryWarning, Planning
 from petzval.inference.residency import Residency
 from petzval.inference.terms import Terms
-from petzval.resolution import PIXELS_PER_TOKEN
-
-_TOKENS = 32
-"""Lengths of prompts are reckoned in steps of this, so that few have to be."""
+from petzval.inference.way_back import WayBack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,12 +30,15 @@ class Fit:
         text_batch: texts that do; None leaves it open.
         placement: to be followed from here on; None keeps the one in force.
         terms: on which that one was chosen.
+        concurrent: whether these pictures may be decoded beside the steps of others, and so on; see
+            `Residency.concurrent`.
     """
 
     batch_size: int
     text_batch: int | None = None
     placement: Placement | None = None
     terms: Terms | None = None
+    concurrent: bool = False
 
 
 class Fitting:
@@ -51,6 +51,7 @@ class Fitting:
     def __init__(self, planning: Planning | None) -> None:
         self._planning = planning
         self._last: tuple[Residency, GenerationPlan, int, Fit] | None = None
+        self._way_back = WayBack()
 
     def of(self, residency: Residency, plan: GenerationPlan, batch_size: int) -> Fit:
         """How a plan is drawn within the limits of the placement in force.
@@ -71,7 +72,7 @@ class Fitting:
         """
         placement, terms = residency.placement, residency.terms
         if self._planning is None or placement is None or terms is None or not terms.limits:
-            return Fit(batch_size=batch_size)
+            return Fit(batch_size=batch_size, concurrent=residency.concurrent())
         last = self._last
         if last is not None and last[0] is residency and last[1:3] == (plan, batch_size):
             return last[3]
@@ -80,38 +81,68 @@ class Fitting:
         self._last = (residency, plan, batch_size, fit)
         return fit
 
+    def to_draw(self, residency: Residency, plan: GenerationPlan, batch_size: int) -> Fit:
+        """The same for what is drawn now: also the way back to the placement of the beginning.
+
+        Warns, raises: as `of`.
+        """
+        fit = self.of(residency, plan, batch_size)
+        if fit.placement is not None:
+            self._way_back.leave(residency)
+            return fit
+        if self._planning is None or not self._way_back.is_away(residency):
+            return fit
+        work = self._planning.work(plan, batch_size=fit.batch_size)
+        home = self._way_back.after(self._planning, residency, work, len(plan.images))
+        if home is None:
+            return fit
+        placement, terms = home
+        concurrent = terms.concurrent is not None and terms.concurrent.covers(work)
+        return replace(fit, placement=placement, terms=terms, concurrent=concurrent)
+
+    def stay(self) -> None:
+        """Memory ran out, and what is followed from here on is not to be left for more again."""
+        self._way_back.forget()
+
+    def concurrent(self, residency: Residency, plan: GenerationPlan) -> bool:
+        """Whether a plan's words may be encoded beside the steps of others; nothing is reckoned."""
+        if self._planning is None or not residency.concurrent():
+            return residency.concurrent()
+        return residency.concurrent(self._planning.work(plan))
+
     def _kept(
         self, residency: Residency, terms: Terms, placement: Placement, work: Work
     ) -> Fit | None:
         """The placement in force with as many pictures at a time as it has room for, if any."""
         for each in _fewer_and_fewer(work):
             if terms.cover(each):
-                return _fit(each, work)
-            each = _rounded(each)
+                return _fit(each, work, residency.concurrent(each))
+            each = each.rounded
             if self._holds(terms, placement, each):
                 residency.terms = terms.also(each)
-                return _fit(each, work)
+                return _fit(each, work, residency.concurrent(each))
         return None
 
     def _chosen(self, terms: Terms, old: Placement, work: Work) -> Fit:
         """The fastest placement for one picture, with as many of them as it has room for."""
         assert self._planning is not None
-        *_, one = _fewer_and_fewer(work)
+        *_, one = (each.rounded for each in _fewer_and_fewer(work))
         try:
-            planner = self._planning.planner(_rounded(one), old.baseline_bytes)
-            placement = planner.choose(terms.limits)
+            placement = self._planning.planner(one, old.baseline_bytes).choose(terms.limits)
         except PlacementError as error:
-            raise PlacementError(error.message, error.hint + _what_fits(terms, work)) from None
+            raise PlacementError(error.message, error.hint + terms.what_fits(work)) from None
         warnings.warn(
             f"{placement.width}x{placement.height} needs more memory than was planned for; going "
             f"on with: {placement}",
             MemoryWarning,
             stacklevel=4,
         )
-        for each in map(_rounded, _fewer_and_fewer(work)):
-            if each == _rounded(one) or self._holds(terms, placement, each):
-                agreed = Terms(limits=terms.limits, works=(each,))
-                return replace(_fit(each, work), placement=placement, terms=agreed)
+        agreed = Terms.of(terms.limits, placement, one)
+        for each in (each.rounded for each in _fewer_and_fewer(work)):
+            if each == one or self._holds(terms, placement, each):
+                concurrent = agreed.concurrent is not None and agreed.concurrent.covers(each)
+                fit = _fit(each, work, concurrent)
+                return replace(fit, placement=placement, terms=agreed.also(each))
         raise AssertionError("one picture was planned for")
 
     def _holds(self, terms: Terms, placement: Placement, work: Work) -> bool:
@@ -120,14 +151,14 @@ class Fitting:
         return terms.limits.holds(planner.again(placement))
 
 
-def _fit(work: Work, asked: Work) -> Fit:
+def _fit(work: Work, asked: Work, concurrent: bool) -> Fit:
     if work.batch < asked.batch:
         warnings.warn(
             f"memory has room for {work.batch} pictures at a time, not {asked.batch}",
             MemoryWarning,
             stacklevel=6,
         )
-    return Fit(batch_size=work.batch, text_batch=work.text_batch)
+    return Fit(batch_size=work.batch, text_batch=work.text_batch, concurrent=concurrent)
 
 
 def _fewer_and_fewer(work: Work) -> Iterator[Work]:
@@ -136,19 +167,3 @@ def _fewer_and_fewer(work: Work) -> Iterator[Work]:
     while work.batch > 1 or work.text_batch > 1:
         work = replace(work, batch=(work.batch + 1) // 2, text_batch=(work.text_batch + 1) // 2)
         yield work
-
-
-def _rounded(work: Work) -> Work:
-    return replace(work, text_tokens=-(-work.text_tokens // _TOKENS) * _TOKENS)
-
-
-def _what_fits(terms: Terms, work: Work) -> str:
-    """The largest size that is known to fit, where it is the size that does not."""
-    area = work.grid[0] * work.grid[1]
-    known = max(
-        (each.grid for each in terms.works), key=lambda grid: grid[0] * grid[1], default=None
-    )
-    if known is None or known[0] * known[1] >= area:
-        return ""
-    height, width = (PIXELS_PER_TOKEN * side for side in known)
-    return f"; {width}x{height} fits"

@@ -89,6 +89,7 @@ class Footprints:
         speeds: of the machine.
         beside: numbers that LoRAs keep beside the denoiser's weights.
         changed: layers of it that LoRAs are merged into.
+        encodes: False: words are encoded elsewhere, and of the text encoder come features alone.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Footprints:
         *,
         beside: int = 0,
         changed: Collection[str] = (),
+        encodes: bool = True,
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
@@ -108,10 +110,13 @@ class Footprints:
         self._speeds = speeds
         self._beside = beside
         self._changed = frozenset(changed)
+        self._encodes = encodes
         self._runs: dict[object, Footprint] = {}
 
     def of(self, network: str, strategy: Strategy) -> NetworkPlacement:
         """What a network needs under a strategy."""
+        if network == ENCODER and not self._encodes:
+            return self._elsewhere(strategy)
         return {ENCODER: self._encoder, DENOISER: self._denoiser, AUTOENCODER: self._autoencoder}[
             network
         ](strategy)
@@ -147,10 +152,37 @@ class Footprints:
         rate = self._speeds.cpu_decoded if on_cpu else self._speeds.decoded
         scale = len(layers) / DRY_LAYERS * texts
         compute = flops * scale / speed + decoded / rate
-        width = self._checkpoint.encoder_config.hidden_size
-        features = len(encoder.selected_layers) * width * self._number.itemsize
-        kept = features * self._work.text_tokens * self._work.kept_texts
+        kept = self._feature_bytes
         return self._placed(ENCODER, strategy, source, weights, run, kept, compute, passes=1)
+
+    @property
+    def _feature_bytes(self) -> int:
+        """Of all features that are kept at a time."""
+        width = self._checkpoint.encoder_config.hidden_size
+        layers = len(self._checkpoint.denoiser_config.selected_layer_index)
+        return (
+            layers
+            * width
+            * self._number.itemsize
+            * self._work.text_tokens
+            * (self._work.kept_texts)
+        )
+
+    def _elsewhere(self, strategy: Strategy) -> NetworkPlacement:
+        """A text encoder of another process: what it gives is here, and nothing else of it."""
+        return NetworkPlacement(
+            network=ENCODER,
+            strategy=strategy,
+            stored=(),
+            weight_bytes=0,
+            working_bytes=0,
+            kept_bytes=self._feature_bytes,
+            host_bytes=0,
+            moved_bytes=0,
+            seconds=0.0,
+            further_seconds=0.0,
+            other_seconds=0.0,
+        )
 
     def _texts(self, strategy: Strategy) -> tuple[int, int]:
         """Texts of a batch of pictures, and how many at most run through the encoder together.

@@ -179,6 +179,27 @@ def check_finite(
     )
 
 
+def check_features(
+    features: Tensor, dtype: torch.dtype, weights: OfCheckpoint | None = None
+) -> None:
+    """The same for what the text encoder gives: its own files are named.
+
+    Raises:
+        NumericsError: a number is NaN or infinite.
+    """
+    if bool(torch.isfinite(features).all()):
+        return
+    of, where = "", "the model's folder"
+    if weights is not None:
+        of = f" of the text encoder in {weights.checkpoint.encoder_place}"
+        where = " and ".join(weights.checkpoint.places)
+    first = "" if dtype == torch.float32 else "use --dtype float32; or "
+    raise NumericsError(
+        f"text features{of}: a number is not finite any more",
+        f"{first}the weights are damaged: run `petzval verify` on {where}",
+    )
+
+
 def check_step(
     step: Step,
     images: Sequence[PlannedImage],

@@ -8,6 +8,7 @@ larger `batch_size` is asked for: a batch of another size rounds differently.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import Any
 
 import torch
 
-import petzval
 from petzval.conditioning.encoder import PromptEncoder
 from petzval.errors import PlacementError, RequestError
 from petzval.flow.sampler import Step, sample
 from petzval.inference import numerics
-from petzval.inference.decoding import Decodings, decode_tokens
-from petzval.inference.device import device_name
-from petzval.inference.event import Pixels, StageClock, StepEvent
+from petzval.inference.decoding import Decodings
+from petzval.inference.event import StageClock, StepEvent
+from petzval.inference.finishing import Finishing
 from petzval.inference.fitting import Fitting
 from petzval.inference.folding import FoldedSchedules
 from petzval.inference.graphs import GraphedDenoiser
@@ -64,6 +64,7 @@ class Pipeline:
         graphs: calls of the denoiser as CUDA graphs, where the device records and the weights stay;
             elsewhere they call it as it is.
         planning: what it was loaded with; None where the networks were given.
+        moved: called when other networks have taken the place of its own.
     """
 
     def __init__(
@@ -92,18 +93,13 @@ class Pipeline:
         self._adopt(residency or Residency.of(text.encoder, denoiser, autoencoder))
         self.dtype = self._residency.dtype
         self.device = self._residency.device
-        self._words = Words(text)
+        self._words = Words(text, lambda: self.planning)
+        self._finishing = Finishing(lambda: self._residency, lambda: self.planning)
         self._fitting = Fitting(planning)
-        self.previews = SmallPreviews(lambda: self.autoencoder, lambda: self.placement is None)
-        self._made_by = MadeBy(
-            petzval=petzval.__version__,
-            model=name,
-            checkpoint=identity,
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=device_name(self.device),
-            torch=torch.__version__,
-            loras=tuple(loras),
-        )
+        self._concurrent = True  # what is being drawn may run beside other pictures
+        self.moved: Callable[[], object] = lambda: None
+        self.previews = SmallPreviews(lambda: self.autoencoder, lambda: self._stays)
+        self._made_by = MadeBy.here(name, identity, self.dtype, self.device, self.loras)
         self._folded = FoldedSchedules(self.dtype, self.device)
 
     @property
@@ -128,7 +124,8 @@ class Pipeline:
         self.text.use_prefix_cache &= not residency.streams(ENCODER)
         if self._live is not None:
             self._live.attach(residency.networks.denoiser, residency.device, residency.number)
-        self.graphs = GraphedDenoiser.of(residency.networks.denoiser, stays=not residency.placement)
+        self._stays = residency.concurrent()
+        self.graphs = GraphedDenoiser.of(residency.networks.denoiser, stays=self._stays)
 
     @property
     def placement(self) -> Placement | None:
@@ -141,8 +138,14 @@ class Pipeline:
         return self._residency.terms
 
     def put_out(self) -> None:
-        """Put out weights that come and go, until they are needed again."""
-        self._residency.put_out()
+        """Put out weights that a placement can bring again, what waits to be decoded decoded."""
+        if self.placement is not None:
+            with self._still():
+                self._residency.put_out()
+
+    def concurrent(self, plan: GenerationPlan) -> bool:
+        """Whether a plan's words may be encoded in another thread beside what is being drawn."""
+        return self._concurrent and self._fitting.concurrent(self._residency, plan)
 
     @classmethod
     def load(
@@ -324,7 +327,8 @@ class Pipeline:
         if not self._residency.keeps(ENCODER):
             self._words.encode(plan, plan.texts)  # all of them before it leaves
         levels, modulations = self._folded.of(plan, lambda: self.denoiser)
-        denoise = self._words.velocity(plan, images, self._residency, modulations, self.graphs)
+        graphs = self.graphs if self._concurrent else None  # they keep memory of their own
+        denoise = self._words.velocity(plan, images, self._residency, modulations, graphs)
         clock.lap("encode")
         tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
@@ -335,8 +339,8 @@ class Pipeline:
             clock.lap("denoise")
             event = self._event(plan, images, step)
             if step.index + 1 == step.num_steps:
-                finish = partial(self._finish, plan, images, step.tokens, clock, made_by)
-                if leave_decoding and self.placement is None:
+                finish = partial(self._finishing.finish, plan, images, step.tokens, clock, made_by)
+                if leave_decoding and self._concurrent:
                     event = replace(event, finish=self._decodings.late(finish, self.device))
                 else:  # an autoencoder that comes and goes may only push others out from here
                     event = replace(event, images=finish())
@@ -346,10 +350,14 @@ class Pipeline:
 
     def _make_room(self, plan: GenerationPlan, batch_size: int) -> int:
         """Follow another placement where a plan needs one; how many pictures may run together."""
-        fit = self._fitting.of(self._residency, plan, batch_size)
+        fit = self._fitting.to_draw(self._residency, plan, batch_size)
         if fit.placement is not None:
             assert self.planning is not None
             self._move(partial(self.planning.follow, fit.placement, fit.terms))
+        elif not fit.concurrent:
+            self.graphs.clear()
+            self._decodings.settle()
+        self._concurrent = fit.concurrent
         self._words.limit(fit.text_batch)
         return fit.batch_size
 
@@ -361,15 +369,24 @@ class Pipeline:
         """
         if self.planning is None:
             raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
+        self._fitting.stay()
+        self._concurrent = False  # there is less than was thought
         self._move(partial(self.planning.shrink, plan, self.placement, batch_size))
 
     def _move(self, follow: Callable[[], Residency]) -> None:
         """Put everything out, then have the networks as somebody else has them."""
+        with self._still():
+            self._residency.release()
+            self._adopt(follow())
+        self.moved()
+
+    @contextmanager
+    def _still(self) -> Generator[None]:
+        """No other thread uses the networks; calls of them that were recorded are forgotten."""
         self.previews.wait()
         with self._words.moving(), self._decodings.moving():
             self.graphs.clear()
-            self._residency.release()
-            self._adopt(follow())
+            yield
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -407,16 +424,7 @@ class Pipeline:
         Args:
             strip_rows: of each strip; 0 decodes the picture at once, None follows the placement.
         """
-        rows = self._residency.strip_rows if strip_rows is None else strip_rows
-        grid = plan.resolution.grid
-        return decode_tokens(self.autoencoder, tokens, grid, plan.parity, strip_rows=rows)
-
-    def _pixels(
-        self, tokens: LatentTokens, plan: GenerationPlan, strip_rows: int | None = None
-    ) -> Pixels:
-        decoded = self.decode(tokens, plan, strip_rows=strip_rows)
-        numerics.check_finite(decoded, "decoded picture", self.dtype, self.planning)
-        return numerics.to_pixels(decoded)
+        return self._finishing.decode(tokens, plan, strip_rows)
 
     def _event(self, plan: GenerationPlan, images: Sequence[PlannedImage], step: Step) -> StepEvent:
         return StepEvent(
@@ -425,25 +433,13 @@ class Pipeline:
             num_steps=step.num_steps,
             sigma=step.sigma_next,
             images=(),
-            preview=self._decodings.preview(lambda: self._pixels(step.data_estimate, plan)),
+            preview=self._decodings.preview(
+                lambda: self._finishing.pixels(step.data_estimate, plan)
+            ),
+            # Of a placement all may be put out for another pipeline's while a preview waits.
             any_thread=self.placement is None,
             small_preview=self.previews.of(lambda: step.data_estimate, plan.resolution.grid),
         )
-
-    def _finish(
-        self,
-        plan: GenerationPlan,
-        images: Sequence[PlannedImage],
-        tokens: LatentTokens,
-        clock: StageClock,
-        made_by: MadeBy,
-        strip_rows: int | None = None,
-    ) -> tuple[GeneratedImage, ...]:
-        """Decode the pictures; the time it takes is the last that their clock measures."""
-        clock.resume()
-        pixels = self._pixels(tokens, plan, strip_rows)
-        clock.lap("decode")
-        return tuple(plan.pictures(images, pixels, made_by, clock.seconds))
 
 
 load = Pipeline.load

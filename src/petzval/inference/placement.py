@@ -153,6 +153,29 @@ class Placement:
         on_the_way = max(each.host_bytes for each in self.networks)
         return self.baseline_bytes + max(self._peak("cpu"), on_the_way)
 
+    def peak_at_once(self, records: int = 0) -> int:
+        """Peak of the device where one picture is decoded beside the steps of the next, and the
+        words of a third are encoded.
+
+        Args:
+            records: calls of the denoiser whose memory is kept (CUDA graphs).
+        """
+        there = [each for each in self.networks if each.strategy.device == self.device]
+        total = sum(each.weight_bytes + each.working_bytes for each in there)
+        total += 2 * sum(each.kept_bytes for each in self.networks)
+        total += records * self.of(DENOISER).working_bytes
+        return total + (self.baseline_bytes if self._on_cpu(self.device) else 0)
+
+    @property
+    def stays(self) -> bool:
+        """Whether all networks, once loaded, stay in place."""
+        return all(each.strategy.residence == "resident" for each in self.networks)
+
+    @property
+    def load_seconds(self) -> float:
+        """For reading what stays, before the first picture."""
+        return self.seconds - self.other_seconds
+
     @property
     def seconds(self) -> float:
         """For the first picture, weights read."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
+import petzval
 from petzval.conditioning.template import resolve_date
 from petzval.errors import RequestError
 from petzval.flow.schedule import empirical_mu, warn_off_family
+from petzval.inference.device import device_name
 from petzval.inference.mark import check_room, marked
 from petzval.inference.parity import PARITIES, Markers, Parity, Truncate
 from petzval.inference.placement import Storage
@@ -163,6 +166,26 @@ class MadeBy:
     threads: int | None = None
     loras: tuple[UsedLora, ...] = ()
     weights: Storage = "exact"
+
+    @classmethod
+    def here(
+        cls,
+        model: str,
+        checkpoint: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        loras: tuple[UsedLora, ...],
+    ) -> MadeBy:
+        """By this program, with this torch."""
+        return cls(
+            petzval=petzval.__version__,
+            model=model,
+            checkpoint=checkpoint,
+            dtype=str(dtype).removeprefix("torch."),
+            device=device_name(device),
+            torch=torch.__version__,
+            loras=loras,
+        )
 
 
 def make_plan(request: GenerationRequest, defaults: Defaults) -> GenerationPlan:

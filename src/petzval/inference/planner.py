@@ -55,6 +55,7 @@ class Planner:
         changed: layers of it that LoRAs are merged into.
         baseline: RAM of the process before a network is there, what it compiles included; None
             takes what it holds.
+        encodes: False: words are encoded in another process.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Planner:
         beside: int = 0,
         changed: Collection[str] = (),
         baseline: int | None = None,
+        encodes: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
         self.device = device
@@ -78,8 +80,15 @@ class Planner:
             ("exact", *NEAREST_FIRST) if storage == "auto" else (storage,)
         )
         self._footprints = Footprints(
-            checkpoint, dtype, work, speeds, beside=beside, changed=changed
+            checkpoint,
+            dtype,
+            work,
+            speeds,
+            beside=beside,
+            changed=changed,
+            encodes=encodes,
         )
+        self._encodes = encodes
         may_stay = self._storages[0] == "exact" and dtype != torch.float16
         self._codes = (False, True) if may_stay and has_codes(checkpoint, changed) else (False,)
         self._baseline = baseline
@@ -152,9 +161,10 @@ class Planner:
     def _all(self, storage: Storage) -> Iterator[Placement]:
         device = str(self.device)
         encoders = [Strategy(residence="resident", device=device)]
-        encoders += [Strategy(residence="staged", device=device)]
-        encoders += [Strategy(residence="streamed", device=device)]
-        if self.device.type != "cpu":
+        if self._encodes:
+            encoders += [Strategy(residence="staged", device=device)]
+            encoders += [Strategy(residence="streamed", device=device)]
+        if self._encodes and self.device.type != "cpu":
             encoders += [Strategy(residence="resident", device="cpu")]
             encoders += [Strategy(residence="streamed", device="cpu")]
         forms: tuple[tuple[Residence, bool], ...] = (

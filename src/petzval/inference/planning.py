@@ -22,7 +22,7 @@ from petzval.inference.device import choose_device, choose_dtype
 from petzval.inference.dry_networks import Work
 from petzval.inference.loras import LoraChoice
 from petzval.inference.opening import open_checkpoint
-from petzval.inference.placement import Placement, StorageChoice
+from petzval.inference.placement import ENCODER, Placement, StorageChoice
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planner import Planner
 from petzval.inference.recipe import UsedLora
@@ -65,8 +65,7 @@ class Planning:
         storage: of the denoiser's blocks, or "auto".
         loras: added to the denoiser.
         live: keep them beside its weights.
-        encodes: False leaves the text encoder without numbers where all networks stay for good:
-            somebody else encodes.
+        encodes: False leaves the text encoder without numbers: somebody else encodes.
         speeds: of the machine; measured where they are not given.
     """
 
@@ -153,6 +152,7 @@ class Planning:
             beside=num_elements([lora for lora, _ in self.loras]) if self.live else 0,
             changed=changed_layers(self.merged),
             baseline=baseline,
+            encodes=self.encodes,
         )
 
     def settle(self, work: Work) -> Residency:
@@ -171,8 +171,8 @@ class Planning:
             budget = self.limits()
         planner = self.planner(work)
         placement = planner.choose(budget)
-        terms = Terms(limits=budget, works=(work,))
         while True:
+            terms = Terms.of(budget, placement, work)
             loaded = self._unless_memory_ends(partial(self.follow, placement, terms))
             if loaded is not None:
                 return loaded
@@ -211,9 +211,30 @@ class Planning:
             CheckpointError: a tensor cannot be read any more.
         """
         terms = terms or Terms(limits=self.budget)
-        if self.device.type == "cpu":
-            backends.keep_heap(False)  # a plan counts on what was freed
-        return Residency.follow(self.checkpoint, placement, self.merged, terms)
+        away = () if self.encodes else (ENCODER,)
+        return Residency.follow(self.checkpoint, placement, self.merged, terms, away=away)
+
+    def agreed(self, placement: Placement, terms: Terms) -> tuple[Placement, Terms]:
+        """What was agreed on for the same checkpoint with other LoRAs, reckoned for these.
+
+        Layers that LoRAs are merged into cannot stay in their file's codes: where that is too much,
+        another placement takes its place.
+
+        Args:
+            placement: in force without these LoRAs.
+            terms: its own.
+
+        Raises:
+            PlacementError: nothing fits.
+        """
+        if not terms.limits or not terms.works:
+            return placement, terms
+        work = terms.works[-1]
+        planner = self.planner(work, placement.baseline_bytes)
+        again = planner.again(placement)
+        if not terms.limits.holds(again):
+            again = planner.choose(terms.limits)
+        return again, Terms.of(terms.limits, again, work)
 
     def smaller(self, work: Work, than: Placement | None) -> Placement:
         """What to try after memory ran out under `than`, everything released.
@@ -249,7 +270,7 @@ class Planning:
         work = self.work(plan, batch_size=batch_size)
         placement = self.smaller(work, than)
         warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=3)
-        return self.follow(placement, Terms(limits=self.limits(), works=(work,)))
+        return self.follow(placement, Terms.of(self.limits(), placement, work))
 
     def work(
         self, plan: GenerationPlan, *, text_tokens: int | None = None, batch_size: int = 1

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from petzval.inference.dry_networks import Work
 from petzval.inference.placement import (
     AUTOENCODER,
     DENOISER,
@@ -233,13 +234,23 @@ class Residency:
         placement: Placement,
         loras: Loras = (),
         terms: Terms | None = None,
+        away: Collection[str] = (),
     ) -> Residency:
         """Networks of a checkpoint as a placement has them; what is resident is loaded now.
+
+        Args:
+            checkpoint: open.
+            placement: of it.
+            loras: merged into the denoiser.
+            terms: on which the placement was chosen.
+            away: networks that are left without numbers: nobody here asks for them.
 
         Raises:
             CheckpointError: a tensor cannot be read any more.
         """
         dtype: torch.dtype = getattr(torch, placement.dtype)
+        if terms is not None and terms.limits:
+            backends.keep_heap(False)
         denoiser, drawing = build_denoiser(
             checkpoint, placement.of(DENOISER).strategy, dtype, changed_layers(loras)
         )
@@ -257,7 +268,7 @@ class Residency:
         device = torch.device(placement.device)
         residency = cls(networks, device, dtype, stages=stages, placement=placement, terms=terms)
         for name, stage in stages.items():
-            if residency.keeps(name):
+            if residency.keeps(name) and name not in away:
                 stage.bring()
         return residency
 
@@ -299,6 +310,26 @@ class Residency:
         return self.placement is not None and (
             self.placement.of(name).strategy.residence == "streamed"
         )
+
+    @property
+    def stays(self) -> bool:
+        """Whether all networks, once brought, stay in place until they are put out by hand."""
+        return self.placement is None or self.placement.stays
+
+    def concurrent(self, work: Work | None = None) -> bool:
+        """Whether networks may run beside each other, in several threads, their calls recorded.
+
+        They have to stay in place: one that comes and goes pushes out what another thread uses. And
+        under limits there has to be room for all of it at once, which no plan of one stage after
+        the other reckons with.
+
+        Args:
+            work: of the pictures; None asks whether there are any.
+        """
+        if not self.stays or self.terms is None or not self.terms.limits:
+            return self.stays
+        most = self.terms.concurrent
+        return most is not None and (work is None or most.covers(work))
 
     @property
     def visit(self) -> Visit | None:

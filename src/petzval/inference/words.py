@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,6 +14,7 @@ from petzval.flow.solver import Denoise
 from petzval.inference import numerics
 from petzval.inference.denoise import Branch, branch, brought, guided, packed_branch
 from petzval.inference.graphs import GraphedDenoiser
+from petzval.inference.numerics import OfCheckpoint
 from petzval.inference.placement import DENOISER
 from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.inference.residency import Residency
@@ -26,10 +27,14 @@ class Words:
 
     Args:
         encoder: prompts → features.
+        weights: gives what names the files of a damaged encoder.
     """
 
-    def __init__(self, encoder: PromptEncoder) -> None:
+    def __init__(
+        self, encoder: PromptEncoder, weights: Callable[[], OfCheckpoint | None] = lambda: None
+    ) -> None:
         self._encoder = encoder
+        self._weights = weights
         self._most = encoder.max_batch
         self._lock = threading.Lock()
 
@@ -99,7 +104,8 @@ class Words:
         encoded = iter(self.encode(plan, [prompt for prompt in prompts if prompt]))
         words = [next(encoded) if prompt else None for prompt in prompts]
         grid = plan.resolution.grid
-        return worded_branch(denoiser, words, grid, modulations, dtype, graphs)
+        weights = self._weights()
+        return worded_branch(denoiser, words, grid, modulations, dtype, graphs, weights)
 
     @contextmanager
     def moving(self) -> Generator[None]:
@@ -109,8 +115,19 @@ class Words:
 
 
 @torch.no_grad()
-def embed(denoiser: MMDiT, features: Sequence[PromptFeatures], dtype: torch.dtype) -> TextTokens:
+def embed(
+    denoiser: MMDiT,
+    features: Sequence[PromptFeatures],
+    dtype: torch.dtype,
+    weights: OfCheckpoint | None = None,
+) -> TextTokens:
     """The denoiser's text stream for prompts of one length.
+
+    Args:
+        denoiser: embeds.
+        features: of the prompts.
+        dtype: of the arithmetic.
+        weights: names the encoder's files where they may be damaged.
 
     Raises:
         NumericsError: a feature is not finite.
@@ -121,7 +138,7 @@ def embed(denoiser: MMDiT, features: Sequence[PromptFeatures], dtype: torch.dtyp
         for parts in zip(*(each.layers for each in features), strict=True)
     ]
     for layer in layers:
-        numerics.check_finite(layer, "text features", dtype)
+        numerics.check_features(layer, dtype, weights)
     return denoiser.embed_text(layers)
 
 
@@ -132,10 +149,11 @@ def worded_branch(
     modulations: Sequence[StepModulation],
     dtype: torch.dtype,
     graphs: GraphedDenoiser | None = None,
+    weights: OfCheckpoint | None = None,
 ) -> Branch:
     """One branch of pictures with a prompt each; None is a picture without text.
 
-    Prompts of one length share a batch; of several, a row.
+    Prompts of one length share a batch; of several, a row. `weights` as in `embed`.
 
     Raises:
         NumericsError: a feature is not finite.
@@ -144,6 +162,9 @@ def worded_branch(
     if not written:
         return branch(denoiser, None, grid, modulations, graphs)
     if len(written) == len(features) and len({each.num_tokens for each in written}) == 1:
-        return branch(denoiser, embed(denoiser, written, dtype), grid, modulations, graphs)
-    texts = [None if each is None else embed(denoiser, [each], dtype)[0] for each in features]
+        text = embed(denoiser, written, dtype, weights)
+        return branch(denoiser, text, grid, modulations, graphs)
+    texts = [
+        None if each is None else embed(denoiser, [each], dtype, weights)[0] for each in features
+    ]
     return packed_branch(denoiser, texts, grid, modulations)

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from petzval.errors import PetzvalError, QueueFullError, RequestError
+from petzval.errors import PetzvalError, PlacementError, QueueFullError, RequestError
 
 RETRY_SECONDS = 5
 """After which a request that found the queue full may come again."""
@@ -76,6 +76,8 @@ def api_error(error: PetzvalError) -> ApiError:
         )
     if isinstance(error, RequestError):
         return ApiError(400, message, code="invalid_value")
+    if isinstance(error, PlacementError):  # nothing is broken: the picture is too large
+        return ApiError(400, message, code="does_not_fit")
     return ApiError(500, message, kind="server_error", code="server_error")
 
 

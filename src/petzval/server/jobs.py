@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from petzval.errors import PetzvalError, QueueFullError, RequestError
+from petzval.errors import PetzvalError, PlacementError, QueueFullError, RequestError
 from petzval.inference.engine import Engine
 from petzval.inference.event import Pixels
 from petzval.inference.mark import marked
@@ -105,6 +105,7 @@ class Jobs:
         plan = self._plan(asked)
         check_size(plan, caller.limits)
         refuse_prompt(self.checks, request.prompt, request.negative_prompt)
+        self._check_memory(asked["model"], request, plan)
         with self._accepting:
             known = self._known(caller, idempotency_key, fingerprint)
             if known is not None:
@@ -277,6 +278,14 @@ class Jobs:
                 code="idempotency_key_reused",
             )
         return known
+
+    def _check_memory(self, model: str, request: JobRequest, plan: GenerationPlan) -> None:
+        """Refuse what no plan of memory has room for; it would fail when its turn comes."""
+        loras = tuple((lora.name, lora.weight) for lora in request.loras)
+        try:
+            self.engine.check(model, loras, plan)
+        except PlacementError as error:
+            raise api_error(error) from error
 
     def _check_room(self, caller: Caller) -> None:
         if self.draining:

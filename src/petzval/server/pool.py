@@ -21,15 +21,17 @@ import torch
 from PIL import Image
 
 from petzval.conditioning.encoder import DEFAULT_MAX_BATCH, PromptEncoder, PromptFeatures
-from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import MissingExtraError
-from petzval.inference.device import choose_device, choose_dtype
+from petzval.inference.device import choose_device
 from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.event import Pixels, StepEvent
-from petzval.inference.opening import open_checkpoint
+from petzval.inference.lone_encoder import held_bytes, load_prompt_encoder
 from petzval.inference.plan import GenerationPlan
+from petzval.inference.planning import Planning
 from petzval.inference.request import GeneratedImage
+from petzval.inference.room import Bounds, Room
 from petzval.inference.task import NamedLora, OfferedModel
+from petzval.inference.terms import Budget
 from petzval.inference.variants import locate
 
 APPLICATION = "petzval"
@@ -41,6 +43,8 @@ class PoolSettings:
 
     Attributes:
         models, loras, device, dtype, batch_size, compile: as in `PipelineDrawer`.
+        memory, ram, quantise: likewise, for each replica, drawing or encoding: several on one card
+            share it, so that each has to be given its part.
         threads: of torch in each replica; None leaves the machine's default.
         replicas: that draw.
         encoders: replicas that encode prompts for all; 0 lets each drawer have its own encoder.
@@ -56,6 +60,9 @@ class PoolSettings:
     threads: int | None = None
     batch_size: int = 1
     compile: bool = False
+    memory: str | None = None
+    ram: str | None = None
+    quantise: str = "exact"
     replicas: int = 2
     encoders: int = 1
     cpus: float = 1.0
@@ -80,17 +87,20 @@ class Encoding:
 
     def __init__(self, pool: PoolSettings) -> None:
         _set_threads(pool)
-        device = choose_device(pool.device)
-        dtype = choose_dtype(pool.dtype, device)
         self._encoders: dict[str, PromptEncoder] = {}
+        budget = Budget.of(pool.memory, pool.ram)
         for model in pool.models:
             located = locate(model)
-            checkpoint = open_checkpoint(located)
-            self._encoders[located.name] = PromptEncoder(
-                checkpoint.load_encoder(dtype, device),
-                PromptTokenizer(checkpoint.tokenizer),
-                checkpoint_id=checkpoint.identity,
+            planning = Planning.open(
+                located,
+                (),
+                device=pool.device,
+                dtype=pool.dtype,
+                budget=budget,
+                storage="exact",
             )
+            beside = sum(held_bytes(each) for each in self._encoders.values())
+            self._encoders[located.name] = load_prompt_encoder(planning, beside)
 
     def encode(
         self, model: str, prompts: Sequence[str], settings: Mapping[str, Any]
@@ -139,8 +149,15 @@ class Drawing:
             overlap=False,
             text=None if encoding is None else shared,
             compile=pool.compile,
+            memory=pool.memory,
+            ram=pool.ram,
+            quantise=pool.quantise,
         )
         self._drawer.warm_up()
+
+    def bounds(self) -> Mapping[str, Bounds | None]:
+        """See `PipelineDrawer.bounds`."""
+        return self._drawer.bounds()
 
     def models(self) -> tuple[OfferedModel, ...]:
         """What can be drawn with."""
@@ -164,16 +181,27 @@ class PooledDrawer:
     Args:
         handle: of the `Drawing` deployment.
         models: what its replicas draw with.
+        rooms: name of a model → what is asked before a picture is accepted; no replica is, for it
+            would answer after what it draws.
     """
 
-    def __init__(self, handle: Any, models: tuple[OfferedModel, ...]) -> None:
+    def __init__(
+        self, handle: Any, models: tuple[OfferedModel, ...], rooms: Mapping[str, Room | None]
+    ) -> None:
         self._handle = handle
         self._models = models
+        self._rooms = rooms
 
     @property
     def models(self) -> tuple[OfferedModel, ...]:
         """See `Drawer.models`."""
         return self._models
+
+    def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
+        """See `Drawer.check`; what only the replicas' machines know is found out there."""
+        room = self._rooms.get(model)
+        if room is not None:
+            room.check(plan)
 
     def prepare(self, model: str, plan: GenerationPlan) -> None:
         """Encoders of the pool are not kept busy ahead: another drawer may need them now."""
@@ -219,7 +247,22 @@ def start_pool(pool: PoolSettings) -> tuple[PooledDrawer, ...]:
     )
     handle = library.run(drawing.bind(pool, encoding), name=APPLICATION, route_prefix=None)
     models = handle.models.remote().result()
-    return tuple(PooledDrawer(handle, models) for _ in range(pool.replicas))
+    rooms = rooms_of(pool, handle.bounds.remote().result())
+    return tuple(PooledDrawer(handle, models, rooms) for _ in range(pool.replicas))
+
+
+def rooms_of(pool: PoolSettings, bounds: Mapping[str, Bounds | None]) -> Mapping[str, Room | None]:
+    """What is asked in this process before a picture is accepted.
+
+    All replicas have the same limits and load the same; so the answer of one stands for all.
+
+    Args:
+        pool: whose models.
+        bounds: of one replica, by name of the model.
+    """
+    located = [locate(model) for model in pool.models]
+    given = [(each, bounds.get(each.name)) for each in located]
+    return {each.name: None if its is None else Room.elsewhere(each, its) for each, its in given}
 
 
 def stop_pool() -> None:

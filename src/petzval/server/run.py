@@ -41,7 +41,7 @@ class Serving:
         device, dtype: as in `Pipeline.load`.
         threads: torch's; None leaves the machine's default.
         capacity, batch_size: of the engine.
-        compile: as in `PipelineDrawer`.
+        compile, memory, ram, quantise: as in `PipelineDrawer`.
         checks: names of content checks, see `checks.load_checks`.
         certificate, certificate_key, algorithm: as in `Provenance`; None signs nothing.
         pool: draw with Ray Serve's replicas, and not in this process.
@@ -56,6 +56,9 @@ class Serving:
     capacity: int = CAPACITY
     batch_size: int = 1
     compile: bool = False
+    memory: str | None = None
+    ram: str | None = None
+    quantise: str = "exact"
     checks: tuple[str, ...] = ()
     certificate: Path | None = None
     certificate_key: Path | None = None
@@ -71,7 +74,7 @@ def serve(serving: Serving, ready: Callable[[str], object]) -> None:
 
     Raises:
         ServerError: the address cannot be listened at, or the folder cannot be used.
-        RequestError, CheckpointError: as `PipelineDrawer`.
+        RequestError, CheckpointError, PlacementError: as `PipelineDrawer`.
     """
     configure()
     settings = serving.settings
@@ -112,6 +115,9 @@ def _load(serving: Serving) -> Engine:
         dtype=serving.dtype,
         batch_size=serving.batch_size,
         compile=serving.compile,
+        memory=serving.memory,
+        ram=serving.ram,
+        quantise=serving.quantise,
     )
     drawer.warm_up()
     return Engine([drawer], capacity=serving.capacity, batch_size=serving.batch_size)

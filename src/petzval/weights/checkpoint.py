@@ -205,12 +205,13 @@ class Checkpoint:
         """What to name where its numbers are doubted: its folder, or each part's file or folder."""
         if not self.assembled:
             return (str(self.folder),)
-        found: dict[str, None] = {}
-        for source in (self.denoiser_source, self.encoder_source, self.vae_source):
-            file, home = source.files[0], source.files[0].parent
-            alone = len(source.files) == 1 and not (home / "config.json").is_file()
-            found[str(file if alone else home)] = None
-        return tuple(found)
+        sources = (self.denoiser_source, self.encoder_source, self.vae_source)
+        return tuple(dict.fromkeys(_place(source) for source in sources))
+
+    @property
+    def encoder_place(self) -> str:
+        """What to name where the text encoder's numbers alone are doubted."""
+        return _place(self.encoder_source)
 
     @property
     def identity(self) -> str:
@@ -359,3 +360,10 @@ def check_fit(
             f"{place}: in_channels is {denoiser.in_channels}, expected 4 x the vae's "
             f"latent_channels ({vae.latent_channels})"
         )
+
+
+def _place(source: Source) -> str:
+    """A component's folder, or its file where that lies by itself."""
+    file, home = source.files[0], source.files[0].parent
+    alone = len(source.files) == 1 and not (home / "config.json").is_file()
+    return str(file if alone else home)

@@ -25,7 +25,7 @@ from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.yarn import inverse_frequencies, yarn_tables
 from petzval.weights.checkpoint import load_encoder, open_encoder
 from petzval.weights.mxfp4 import decode_experts, encode_experts
-from petzval.weights.tensors import TensorSource
+from petzval.weights.source import Source
 
 PACKED_FOLDER = "text_encoder_mxfp4"
 _LARGEST = "relative to the largest value"
@@ -187,7 +187,7 @@ def _check_codes(stored: GoldenFile) -> Iterator[CaseResult]:
         yield judge(f"mxfp4/{name} encoded", error, 0, "values that differ after a round trip")
 
 
-def _check_stored_experts(stored: GoldenFile, source: TensorSource) -> Iterator[CaseResult]:
+def _check_stored_experts(stored: GoldenFile, source: Source) -> Iterator[CaseResult]:
     """The recorded blocks are those of layer 0 of the packed encoder."""
     for kind, ending in (("blocks", "_blocks"), ("scales", "_scales"), ("bias", "_bias")):
         for key in stored.keys:

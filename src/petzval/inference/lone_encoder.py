@@ -1,0 +1,92 @@
+"""A text encoder by itself, for processes that encode and draw nothing; within limits, too."""
+
+from __future__ import annotations
+
+from petzval.conditioning.encoder import PromptEncoder
+from petzval.conditioning.template import PREFIX_LENGTH
+from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS
+from petzval.errors import PlacementError
+from petzval.inference.dry_networks import Work
+from petzval.inference.footprint import Footprints
+from petzval.inference.placement import ENCODER, NetworkPlacement, Residence, Strategy, spell_bytes
+from petzval.inference.planning import Planning
+from petzval.inference.residency import Stage, build_encoder, encoder_layers, parameter_dtype
+from petzval.inference.speeds import measured_speeds
+from petzval.kernels import backends
+from petzval.weights.residence import WeightReader
+
+_CACHE_BYTES = 1 << 26
+"""Features that are kept under limits."""
+
+_STRATEGIES: tuple[Residence, ...] = ("resident", "streamed")
+"""The faster first."""
+
+
+def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
+    """A checkpoint's prompt encoder: whole where the limits have room for it, else streamed.
+
+    Args:
+        planning: of a process that draws nothing.
+        beside: bytes of other encoders on the same device.
+
+    Raises:
+        PlacementError: not even one layer after the other has room.
+        CheckpointError: a tensor cannot be read any more.
+    """
+    checkpoint, tokenizer = planning.checkpoint, planning.tokenizer
+    if not planning.budget:
+        encoder = checkpoint.load_encoder(planning.dtype, planning.device)
+        return PromptEncoder(encoder, tokenizer, checkpoint_id=checkpoint.identity)
+    strategy = _strategy(planning, beside)
+    streamed = strategy.residence == "streamed"
+    encoder = build_encoder(checkpoint, strategy, planning.dtype)
+    reader = WeightReader(
+        checkpoint.encoder_source, parameter_dtype(planning.dtype), planning.device
+    )
+    stage = Stage(encoder, reader, streamed=encoder_layers(encoder) if streamed else ())
+    stage.bring()
+    return PromptEncoder(
+        encoder,
+        tokenizer,
+        checkpoint_id=checkpoint.identity,
+        cache_size=_CACHE_BYTES,
+        max_batch=1,
+        use_prefix_cache=not streamed,
+    )
+
+
+def held_bytes(encoder: PromptEncoder) -> int:
+    """Bytes of an encoder's numbers that are there, and of the features that it may keep."""
+    network = encoder.encoder
+    tensors = (*network.parameters(), *network.buffers())
+    return encoder.cache.max_bytes + sum(each.nbytes for each in tensors if not each.is_meta)
+
+
+def _strategy(planning: Planning, beside: int) -> Strategy:
+    """The faster one that keeps the limits with the longest prompt."""
+    work = Work(grid=(1, 1), calls=1, branches=1, text_tokens=DEFAULT_MAX_TOKENS - PREFIX_LENGTH)
+    speeds = planning.speeds or measured_speeds(planning.device, planning.dtype)
+    footprints = Footprints(planning.checkpoint, planning.dtype, work, speeds)
+    on_cpu, limits = planning.device.type == "cpu", planning.budget
+    base = backends.resident_bytes()
+
+    def needs(placed: NetworkPlacement) -> tuple[int, int]:
+        """(memory of the device, RAM of the process)"""
+        own = placed.peak_bytes + placed.kept_bytes + _CACHE_BYTES
+        return (base + own, base + own) if on_cpu else (beside + own, base + placed.host_bytes)
+
+    found = [Strategy(residence=each, device=str(planning.device)) for each in _STRATEGIES]
+    for strategy in found:
+        memory, ram = needs(footprints.of(ENCODER, strategy))
+        if _within(memory, limits.memory) and _within(ram, limits.ram):
+            return strategy
+    memory, ram = needs(footprints.of(ENCODER, found[-1]))
+    raise PlacementError(
+        f"the text encoder alone needs {spell_bytes(memory)} of memory and {spell_bytes(ram)} of "
+        "RAM, its layers read one by one",
+        "allow more with --memory or --ram, or let each replica encode for itself: --encoders 0",
+    )
+
+
+def _within(need: int, limit: int | None) -> bool:
+    return limit is None or need <= limit
