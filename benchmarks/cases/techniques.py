@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmarks.case import Case, Prepared
 from petzval.bench import original
+from petzval.inference.compile import lay_channels
 from petzval.inference.denoise import packed_branch
 from petzval.kernels import backends, dispatch, fused, reference
 from petzval.kernels.fp4 import decode_fp4
@@ -87,22 +88,22 @@ def _lengths() -> Prepared:
     )
 
 
-def _decoder() -> Prepared:
-    """The decoder with channels first, and as a CPU takes them."""
+def _channels() -> Prepared:
+    """The decoder as it is, and with its channels last."""
     device = backends.default_device()
-    if device.type == "cpu":
-        backends.keep_heap(True)
-    model = Autoencoder(MINI_VAE).eval()
-    original.randomise(model, seed=3)
-    model = model.to(device)
-    latents = _draw(1, MINI_VAE.latent_channels, 64, 64, seed=4, device=device, dtype=torch.float32)
-
-    def first() -> Tensor:
-        with dispatch.reference(attention=False):
-            return model.decode(latents)
-
-    ways = {"channels first": first, "channels last": lambda: model.decode(latents)}
-    return Prepared(ways=ways, dtype="float32")
+    plain, last = Autoencoder(MINI_VAE).eval(), Autoencoder(MINI_VAE).eval()
+    original.randomise(plain, seed=3)
+    last.load_state_dict(plain.state_dict())
+    plain, last = plain.to(device), last.to(device)
+    lay_channels(last)
+    latents = _draw(1, MINI_VAE.latent_channels, 32, 32, seed=4, device=device, dtype=torch.float32)
+    return Prepared(
+        ways={
+            "channels first": lambda: plain.decode(latents),
+            "channels last": lambda: last.decode(latents),
+        },
+        dtype="float32",
+    )
 
 
 def _decoding() -> Prepared:
@@ -138,9 +139,10 @@ CASES = (
     ),
     Case(
         name="channels-last",
-        title="decode a picture of 512 x 512, mini's decoder",
-        why="a CPU's convolutions take their input as it lies, and make no copies of their own",
-        prepare=_decoder,
+        title="decode a picture of 256 x 256, mini's decoder",
+        why="fast convolutions want it; used where the decoder is compiled, for torch's own "
+        "group norm of that layout loses digits on a CPU",
+        prepare=_channels,
         tolerance=1e-2,
     ),
     Case(

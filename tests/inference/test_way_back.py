@@ -12,7 +12,7 @@ from petzval.inference.pipeline import Pipeline
 from petzval.inference.planning import MemoryWarning, Planning
 from tests.inference.test_fitting import FOX, SMALL, peak, planned, planner_of
 
-LARGE: dict[str, Any] = {**SMALL, "size": "128x128"}
+LARGE: dict[str, Any] = {**SMALL, "size": "256x256"}
 
 
 @pytest.fixture(scope="module")

@@ -270,16 +270,6 @@ def test_every_pair_of_4_bit_floats(dtype: torch.dtype, high_first: bool) -> Non
     assert torch.equal(got, expected)
 
 
-def test_pictures_are_laid_out_for_the_cpu_and_not_in_the_reference() -> None:
-    pictures = draw(2, 3, 4, 6)
-    assert dispatch.lay_out(pictures).is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(dispatch.lay_out(pictures), pictures)
-    with dispatch.reference(attention=False):
-        assert dispatch.lay_out(pictures) is pictures
-    elsewhere = pictures.to("meta")
-    assert dispatch.lay_out(elsewhere) is elsewhere
-
-
 def test_the_reference_block_ends_where_it_says() -> None:
     x, weight = draw(4, 8).bfloat16(), draw(8).bfloat16()
     before = dispatch.rms_norm(x, weight, 1e-6)

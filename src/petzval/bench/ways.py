@@ -79,11 +79,7 @@ def ladder(scene: Scene, *, compile: bool) -> list[Way]:
     )
     add("+ folded modulations, text once", lambda way: replace(way, folded=True))
     add("+ cached prefix", lambda way: replace(way, prefix_cache=True))
-    layout = ", channels last" if scene.device.type == "cpu" else ""
-    add(
-        f"+ fused arithmetic, one joint buffer{layout}",
-        lambda way: replace(way, arithmetic="portable"),
-    )
+    add("+ fused arithmetic, one joint buffer", lambda way: replace(way, arithmetic="portable"))
     dtype: torch.dtype = getattr(torch, scene.setting.dtype)
     if fused.triton_ready(scene.device, dtype)[0]:
         add("+ Triton's kernels", lambda way: replace(way, arithmetic="best"))

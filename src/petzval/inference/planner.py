@@ -33,6 +33,9 @@ STRIP_ROWS = 64
 _COMPILED_BYTES = 100_000_000
 """oneDNN compiles and keeps a product for every shape that it meets in bfloat16; as measured."""
 
+_AS_FAST = 1.05
+"""Times as many seconds are no difference: predictions are not that good."""
+
 PICTURES = 4
 """A plan is to be the fastest for so many prompts, the first of which reads the weights."""
 
@@ -138,15 +141,19 @@ class Planner:
 
     def _of(self, storage: Storage) -> list[Placement]:
         if storage not in self._placements:
-            self._placements[storage] = sorted(self._all(storage), key=_order)
+            self._placements[storage] = sorted(self._all(storage), key=whole_seconds)
         return self._placements[storage]
 
     def _first(
         self, holds: Callable[[Placement], bool], storages: Sequence[Storage]
     ) -> Placement | None:
-        """The fastest placement of the first storage that has one."""
-        every = (each for storage in storages for each in self._of(storage))
-        return next((each for each in every if holds(each)), None)
+        """Of the first storage that has any: the plainest of those as fast as the fastest."""
+        for storage in storages:
+            held = [each for each in self._of(storage) if holds(each)]
+            if held:
+                enough = _AS_FAST * whole_seconds(held[0])
+                return min((x for x in held if whole_seconds(x) <= enough), key=_plainness)
+        return None
 
     def _quantised_hint(self, holds: Callable[[Placement], bool]) -> str:
         """What would fit beyond the storages that may be chosen; empty where nothing would."""
@@ -249,10 +256,9 @@ def whole_seconds(placement: Placement) -> float:
     return placement.seconds + (PICTURES - 1) * placement.other_seconds
 
 
-def _order(placement: Placement) -> tuple[float, int, int, float]:
-    """Faster, then fewer networks that move, then the plainer, then faster to a hair."""
+def _plainness(placement: Placement) -> tuple[int, int, float]:
+    """Fewer networks that move, then fewer extras, then faster."""
     networks = placement.networks
     moving = sum(each.strategy.residence != "resident" for each in networks)
     extras = sum(each.strategy.folded + bool(each.strategy.strip_rows) for each in networks)
-    seconds = whole_seconds(placement)
-    return (float(f"{seconds:.2g}"), moving, extras, seconds)
+    return (moving, extras, whole_seconds(placement))

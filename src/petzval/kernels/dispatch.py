@@ -153,11 +153,6 @@ def describe(device: torch.device) -> list[KernelChoice]:
             else "memory traffic outweighs the saved products on this device",
         ),
         KernelChoice(
-            operation="convolutions",
-            kernel="channels last" if device.type == "cpu" else "as they come",
-            reason="oneDNN makes no copies then" if device.type == "cpu" else "unless compiled",
-        ),
-        KernelChoice(
             operation="MXFP4 experts",
             kernel="Triton, decoded in registers" if experts else "decoded one at a time",
             reason=experts_reason,
@@ -321,16 +316,6 @@ def sink_attention(
     """See `kernels.reference.sink_attention`."""
     module = slow if _reference_attention() else fast
     return module.sink_attention(query, key, value, sinks, allowed)
-
-
-def lay_out(pictures: Tensor) -> Tensor:
-    """Pictures as this device's convolutions take them: on a CPU pixel by pixel, all channels.
-
-    Everything behind them keeps that layout, and oneDNN makes no copies of its own.
-    """
-    if pictures.device.type != "cpu" or _in_reference():
-        return pictures
-    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def decode_in_strips(
     if rows < 2:
         raise ValueError(f"a strip has at least 2 rows, got {rows}")
     decoder = autoencoder.decoder
-    x = decoder.conv_in(autoencoder.post_quant_conv(dispatch.lay_out(latents)))
+    x = decoder.conv_in(autoencoder.post_quant_conv(latents))
     x = _middle(decoder.mid_block, x, rows)
     for block in decoder.up_blocks:
         assert isinstance(block, UpBlock)
@@ -88,14 +88,6 @@ def _strips(height: int, rows: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, height)
 
 
-def _room(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """For a layer's result, laid out as its input is."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    shape = (x.shape[0], channels, height, width)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
 def _with_halo(x: Tensor, start: int, stop: int, entrance: _Entrance | None) -> Tensor:
     """Rows start - 1 … stop of x behind its entrance; beyond the picture they are zero."""
     height = x.shape[-2]
@@ -119,7 +111,7 @@ def _convolved(
     """
     height, width = x.shape[-2:]
     if into is None:
-        into = _room(x, convolution.out_channels, height, width)
+        into = x.new_empty(x.shape[0], convolution.out_channels, height, width)
     above: Tensor | None = None
     for start, stop in _strips(height, rows):
         strip = _with_halo(x, start, stop, entrance)
@@ -171,7 +163,7 @@ def _upsampled(convolution: nn.Conv2d, x: Tensor, rows: int) -> Tensor:
     """Nearest-neighbour doubling and a convolution; a strip of the result needs half its rows."""
     assert convolution.bias is not None
     height, width = x.shape[-2:]
-    out = _room(x, convolution.out_channels, 2 * height, 2 * width)
+    out = x.new_empty(x.shape[0], convolution.out_channels, 2 * height, 2 * width)
     for start, stop in _strips(height, max(rows // 2, 1)):
         # One more row of x on either side; its doubled rows are computed and cut off again.
         first, last = max(start - 1, 0), min(stop + 1, height)

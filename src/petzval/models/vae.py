@@ -248,9 +248,9 @@ class Autoencoder(nn.Module):
 
     def posterior(self, images: Images) -> tuple[Latents, Latents]:
         """Mean and log-variance of the latents."""
-        mean, log_variance = self.quant_conv(self.encoder(dispatch.lay_out(images))).chunk(2, dim=1)
+        mean, log_variance = self.quant_conv(self.encoder(images)).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode(self, latents: Latents) -> Images:
         """Latents (not normalised) → pictures, nominally in [-1, 1], not clamped."""
-        return self.decoder(self.post_quant_conv(dispatch.lay_out(latents)))
+        return self.decoder(self.post_quant_conv(latents))
