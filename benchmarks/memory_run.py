@@ -104,6 +104,8 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
     from petzval.inference.pipeline import Pipeline
     from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
     from petzval.inference.planner import Planner
+    from petzval.inference.terms import Budget
+    from petzval.kernels import backends
 
     encoder, denoiser, folded, rows = STRATEGIES[options.strategy]
     last = "resident" if encoder == "resident" else "staged"
@@ -117,7 +119,12 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
                 return each
         raise AssertionError(options.strategy)
 
-    with patch.object(Planner, "choose", wanted):
+    def tight(self: Budget, placement: Placement) -> None:
+        """As under a limit that the placement just keeps."""
+        del self, placement
+        backends.keep_heap(False)
+
+    with patch.object(Planner, "choose", wanted), patch.object(Budget, "settle_heap", tight):
         return Pipeline.load(
             options.folder, device="cpu", dtype=options.dtype, memory="1000GB", request=request
         )

@@ -148,7 +148,11 @@ class Fitting:
     def _holds(self, terms: Terms, placement: Placement, work: Work) -> bool:
         assert self._planning is not None
         planner = self._planning.planner(work, placement.baseline_bytes)
-        return terms.limits.holds(planner.again(placement))
+        again = planner.again(placement)
+        if terms.limits.holds(again):
+            terms.limits.settle_heap(again)
+            return True
+        return False
 
 
 def _fit(work: Work, asked: Work, concurrent: bool) -> Fit:

@@ -249,8 +249,8 @@ class Residency:
             CheckpointError: a tensor cannot be read any more.
         """
         dtype: torch.dtype = getattr(torch, placement.dtype)
-        if terms is not None and terms.limits:
-            backends.keep_heap(False)
+        if terms is not None:
+            terms.limits.settle_heap(placement)
         denoiser, drawing = build_denoiser(
             checkpoint, placement.of(DENOISER).strategy, dtype, changed_layers(loras)
         )

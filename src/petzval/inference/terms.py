@@ -8,10 +8,14 @@ from typing import TypeAlias
 from petzval.inference.dry_networks import Work
 from petzval.inference.graphs import CAPACITY
 from petzval.inference.placement import Placement, parse_bytes
+from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 
 Amount: TypeAlias = int | str | None
 """Memory in bytes, or in words (`placement.parse_bytes`); None is no limit."""
+
+_HOLES_BYTES, _HOLES_SHARE = 256_000_000, 0.25
+"""More than the holes of a heap that is kept added to any peak that was measured."""
 
 _WORKS = 64
 """Kept for one placement; what is forgotten is reckoned again."""
@@ -46,6 +50,18 @@ class Budget:
         return (self.memory is None or placement.peak_bytes <= self.memory) and (
             self.ram is None or placement.ram_bytes <= self.ram
         )
+
+    def settle_heap(self, placement: Placement) -> None:
+        """Have freed memory kept on a CPU where there is room for the holes in it, else given back.
+
+        A CPU that gives it back decodes 4-bit weights at a third of the speed.
+        """
+        on_cpu = placement.device == "cpu"
+        limit = self.memory if on_cpu else self.ram
+        peak = placement.peak_bytes if on_cpu else placement.ram_bytes
+        roomy = limit is None or limit - peak >= max(_HOLES_BYTES, _HOLES_SHARE * peak)
+        if on_cpu or not roomy:
+            backends.keep_heap(roomy)
 
     def holds_at_once(self, placement: Placement) -> bool:
         """The same where everything stays in place and runs beside each other, calls recorded."""

@@ -1,0 +1,58 @@
+"""Freed memory is kept where a plan leaves room for the holes in it, and given back elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from petzval.inference.placement import NetworkPlacement, Placement, Strategy
+from petzval.inference.terms import Budget
+from petzval.kernels import backends
+
+
+def placed(device: str, weights: int) -> Placement:
+    network = NetworkPlacement(
+        network="denoiser",
+        strategy=Strategy(residence="resident", device=device),
+        stored=(),
+        weight_bytes=weights,
+        working_bytes=0,
+        kept_bytes=0,
+        host_bytes=weights,
+        moved_bytes=0,
+        seconds=1.0,
+        further_seconds=1.0,
+        other_seconds=1.0,
+    )
+    return Placement(
+        device=device,
+        dtype="float32",
+        height=64,
+        width=64,
+        steps=1,
+        text_tokens=1,
+        batch=1,
+        networks=tuple(replace(network, network=n) for n in ("encoder", "denoiser", "autoencoder")),
+        baseline_bytes=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "limits", "expected"),
+    [
+        ("cpu", Budget(), [True]),
+        ("cpu", Budget(memory=4_000_000_000), [True]),
+        ("cpu", Budget(memory=3_700_000_000), [False]),
+        ("cuda", Budget(memory=3_100_000_000), []),
+        ("cuda", Budget(memory=3_100_000_000, ram=1_100_000_000), [False]),
+    ],
+)
+def test_the_heap_is_kept_where_there_is_room_for_its_holes(
+    device: str, limits: Budget, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placement = placed(device, 1_000_000_000)
+    told = list[bool]()
+    monkeypatch.setattr(backends, "keep_heap", lambda keep: told.append(keep))
+    limits.settle_heap(placement)
+    assert told == expected
