@@ -99,7 +99,8 @@ class Encoding:
                 budget=budget,
                 storage="exact",
             )
-            beside = sum(held_bytes(each) for each in self._encoders.values())
+            others = self._encoders.values()
+            beside = sum(held_bytes(each, planning.device) for each in others)
             self._encoders[located.name] = load_prompt_encoder(planning, beside)
 
     def encode(
