@@ -103,7 +103,7 @@ class Planner:
         return self._of(self._storages[0])
 
     def choose(self, budget: Budget, *, briefly: bool = False) -> Placement:
-        """The fastest placement within a budget.
+        """The fastest placement within a budget; of those nearly as fast the plainest.
 
         Args:
             budget: that it keeps.
