@@ -25,6 +25,9 @@ from petzval.resolution import PIXELS_PER_TOKEN
 _REFUSED = 16
 """Refusals that are remembered: what asks for more than one of them needs no reckoning."""
 
+_WAITING = 4
+"""Who may wait for a reckoning at a time: threads that all wait here answer nobody else."""
+
 _SPEEDS = Speeds(cpu_flops=1e11, cpu_decoded=1e9, read=1e9, **ABSENT)
 """Of any machine: they order the plans, and say nothing about which of them fit."""
 
@@ -84,6 +87,7 @@ class Room:
         self._terms = Terms(limits=bounds.limits, works=bounds.works)
         self._refused: Sequence[tuple[Work, str]] = ()
         self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_WAITING)
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Room | None:
@@ -119,6 +123,7 @@ class Room:
 
         What was reckoned before answers at once, also for all that ask for less, or for more than
         what was refused; else it takes some tenths of a second, for a full-size model seconds.
+        Where several wait for that already, nothing is refused: who draws finds out.
 
         Raises:
             PlacementError: naming the size that does not fit, and one that does.
@@ -130,9 +135,14 @@ class Room:
         work = work.rounded
         if self._terms.cover(work) or self._is_refused(work):
             return
-        with self._lock:
-            if not self._terms.cover(work) and not self._is_refused(work):
-                self._reckon(work)
+        if not self._waiting.acquire(blocking=False):
+            return
+        try:
+            with self._lock:
+                if not self._terms.cover(work) and not self._is_refused(work):
+                    self._reckon(work)
+        finally:
+            self._waiting.release()
 
     def _is_refused(self, work: Work) -> bool:
         """False, or the refusal is raised."""
