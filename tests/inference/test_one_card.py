@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from petzval.inference.task import NamedLora
 from petzval.inference.terms import Budget
 from petzval.inference.variants import locate
 from petzval.kernels import backends
+from petzval.weights.checkpoint import Checkpoint
 from tests.inference.test_fitting import SPEEDS
 from tests.inference.test_loras import write_lora
 
@@ -111,7 +114,7 @@ def test_models_and_loras_take_turns_under_one_limit(
     same = np.array_equal if name == "at once" else _nearly
     for model, other in (("one", two), ("two", one), ("one", two)):
         assert same(drawn(drawer, model), expected.pixels)
-        assert held(other) == 0
+        assert held(other) == 0 and not other._folded._folded
     styled = drawn(drawer, "one", INK)
     [copy] = drawer._copies.values()
     assert held(one) == held(two) == 0
@@ -120,6 +123,37 @@ def test_models_and_loras_take_turns_under_one_limit(
     assert not _nearly(styled, expected.pixels)
     assert same(drawn(drawer, "two"), expected.pixels)
     assert held(copy) == 0
+
+
+def test_a_copy_that_gives_way_is_gone_before_the_next_is_loaded(
+    golden_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not some time later, when python collects what refers to itself."""
+    names = ("ink", "chalk", "oil")
+    loras = {
+        name: write_lora(tmp_path / f"{name}.safetensors", golden_checkpoint, seed)
+        for seed, name in enumerate(names)
+    }
+    drawer = PipelineDrawer([golden_checkpoint], loras=loras, **OPTIONS)
+    [model] = drawer.models
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    load = Checkpoint.load_denoiser
+
+    def watched(self: Checkpoint, *arguments: Any, **options: Any) -> Any:
+        alive.append(sum(each() is not None for each in made))
+        network = load(self, *arguments, **options)
+        made.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(Checkpoint, "load_denoiser", watched)
+    gc.disable()
+    try:
+        for name in ("ink", "chalk", "ink", "oil", "chalk"):
+            drawer._pipeline(model.name, ((name, 1.0),))
+    finally:
+        gc.enable()
+    assert alive == [0, 1, 1, 1]
 
 
 def _nearly(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
@@ -250,7 +284,9 @@ def test_a_lone_encoder_keeps_the_limits(
         loaded(1000)
     monkeypatch.setattr(lone_encoder, "_STRATEGIES", ("streamed",))
     streamed = loaded(1_000_000_000)
-    assert not streamed.use_prefix_cache and held_bytes(streamed) < held_bytes(roomy)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert not streamed.use_prefix_cache and held_bytes(streamed, cpu) < held_bytes(roomy, cpu)
+    assert held_bytes(roomy, cuda) == roomy.cache.max_bytes  # its numbers are elsewhere
     [near] = streamed.encode([FOX])
     for layer, other in zip(near.layers, expected.layers, strict=True):
         assert torch.allclose(layer, other, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_what_does_not_fit_is_named_with_what_does(tight: Pipeline, reckoned: li
     assert room._terms.works[-1].grid == (4, 6)
     assert tight.terms is not None
     assert room._terms.works != tight.terms.works  # nothing is shared with the thread that draws
+
+
+def test_a_crowd_is_let_through_and_does_not_wait(tight: Pipeline, reckoned: list[Work]) -> None:
+    """Threads of a server that wait for reckonings answer nobody."""
+    room = Room.of(tight)
+    assert room is not None
+    large = tight.plan(FOX, **LARGE)
+    with ThreadPoolExecutor(4) as pool, room._lock:
+        waiting = [pool.submit(room.check, large) for _ in range(4)]
+        while room._waiting._value:
+            time.sleep(0.001)
+        room.check(large)
+        assert reckoned == []
+        room._lock.release()
+        try:
+            assert all(isinstance(each.exception(), PlacementError) for each in waiting)
+        finally:
+            room._lock.acquire()
+    with pytest.raises(PlacementError, match="no plan for 128x128"):
+        room.check(large)
 
 
 def test_the_bounds_of_another_process_give_the_same_answer(tight: Pipeline) -> None:

@@ -102,6 +102,22 @@ def test_limits_are_those_of_the_key(tmp_path: Path) -> None:
         assert status("large")[0] == 202
 
 
+def test_what_has_no_room_counts_for_the_rate(tmp_path: Path) -> None:
+    """To find it out takes time, which nobody may use up for nothing."""
+    drawer = ScriptedDrawer()
+    with running(tmp_path, drawer, limits=Limits(jobs_per_minute=3.0)) as studio:
+
+        def status(key: str) -> int:
+            headers = {"Idempotency-Key": key}
+            return studio.client.post("/v1/jobs", json={"prompt": "x"}, headers=headers).status_code
+
+        assert status("a") == 202
+        drawer.most_tokens = 1
+        assert [status("b"), status("b")] == [400, 400]
+        assert status("b") == 429
+        assert status("a") == 202  # the job that is there already
+
+
 def test_one_caller_cannot_fill_the_queue(tmp_path: Path) -> None:
     drawer = ScriptedDrawer()
     drawer.gate.clear()

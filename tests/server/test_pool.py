@@ -111,6 +111,8 @@ def test_a_drawer_asks_the_shared_encoder(golden_checkpoint: Path, memory: str |
     if memory is not None:  # in this process, while replicas draw
         with pytest.raises(PlacementError, match="no plan for 1040x1040 fits in"):
             drawer.check(model, (), pipeline.plan("a fox", size="1040x1040", steps=2))
+        elsewhere = replace(pool, models=("/nowhere/at/all",))
+        assert rooms_of(elsewhere, {"all": bounds}) == {}  # the replicas have it
 
 
 @pytest.mark.ray

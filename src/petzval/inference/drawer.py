@@ -204,6 +204,7 @@ class PipelineDrawer:
             self._turn_to(None)  # or two would be there while this one is loaded
             while len(self._copies) >= _KEPT_COPIES:
                 self._copies.popitem(last=False)
+            backends.give_back(loaded.pipeline.device)  # parts of a pipeline know the whole
             copy = self._copies[key] = _with_loras(loaded, loras)
             if self._compile and copy.placement is not None:
                 self._keep_compiled(copy)

@@ -49,7 +49,7 @@ class Drawer(Protocol):
         ...
 
     def check(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> None:
-        """Refuse pictures that no plan of memory has room for; from any thread, and quickly.
+        """Refuse pictures that no plan of memory has room for; from any thread.
 
         Raises:
             PlacementError: naming what does not fit, and a size that does.

@@ -35,8 +35,9 @@ class FoldedSchedules:
         self._folded: OrderedDict[tuple[float, ...], list[StepModulation]] = OrderedDict()
 
     def clear(self) -> None:
-        """Forget them: the weights have changed."""
-        self._folded.clear()
+        """Forget them, unless the weights that they were made with are gone."""
+        if not self.dropped:
+            self._folded.clear()
 
     @torch.no_grad()
     def of(

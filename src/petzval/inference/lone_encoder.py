@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from petzval.conditioning.encoder import PromptEncoder
 from petzval.conditioning.template import PREFIX_LENGTH
 from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS
@@ -37,6 +39,7 @@ def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
     if not planning.budget:
         encoder = checkpoint.load_encoder(planning.dtype, planning.device)
         return PromptEncoder(encoder, tokenizer, checkpoint_id=checkpoint.identity)
+    backends.keep_heap(False)
     strategy = _strategy(planning, beside)
     streamed = strategy.residence == "streamed"
     encoder = build_encoder(checkpoint, strategy, planning.dtype)
@@ -55,11 +58,15 @@ def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
     )
 
 
-def held_bytes(encoder: PromptEncoder) -> int:
-    """Bytes of an encoder's numbers that are there, and of the features that it may keep."""
+def held_bytes(encoder: PromptEncoder, device: torch.device) -> int:
+    """Bytes of an encoder's numbers on a device, and of the features that it may keep there.
+
+    A table of embeddings that is looked up in the file is not on it.
+    """
     network = encoder.encoder
     tensors = (*network.parameters(), *network.buffers())
-    return encoder.cache.max_bytes + sum(each.nbytes for each in tensors if not each.is_meta)
+    there = (each.nbytes for each in tensors if each.device.type == device.type)
+    return encoder.cache.max_bytes + sum(there)
 
 
 def _strategy(planning: Planning, beside: int) -> Strategy:

@@ -120,7 +120,8 @@ class Pipeline:
     def _adopt(self, residency: Residency) -> None:
         self._residency = residency
         self.text.encoder = residency.networks.encoder
-        self.text.bring = lambda: residency.bring(ENCODER)
+        # One that is shared outlives this pipeline, and would hold its networks.
+        self.text.bring = None if residency.placement is None else partial(residency.bring, ENCODER)
         self.text.use_prefix_cache &= not residency.streams(ENCODER)
         if self._live is not None:
             self._live.attach(residency.networks.denoiser, residency.device, residency.number)
@@ -142,6 +143,7 @@ class Pipeline:
         if self.placement is not None:
             with self._still():
                 self._residency.put_out()
+                self._folded.clear()  # on the device, and counted for one pipeline alone
 
     def concurrent(self, plan: GenerationPlan) -> bool:
         """Whether a plan's words may be encoded in another thread beside what is being drawn."""

@@ -102,15 +102,19 @@ class Planner:
         """Those of the storage that was asked for (of auto: the exact ones), the fastest first."""
         return self._of(self._storages[0])
 
-    def choose(self, budget: Budget) -> Placement:
-        """The fastest placement within a budget.
+    def choose(self, budget: Budget, *, briefly: bool = False) -> Placement:
+        """The fastest placement within a budget; of those nearly as fast the plainest.
+
+        Args:
+            budget: that it keeps.
+            briefly: look for no quantised plan to hint at, which takes longer than the rest.
 
         Raises:
             PlacementError: none is; the hint names the smallest, or what would make one fit.
         """
         found = self._first(budget.holds, self._storages)
         if found is None:
-            raise self._nothing_fits(budget)
+            raise self._nothing_fits(budget, briefly=briefly)
         return found
 
     def again(self, placement: Placement) -> Placement:
@@ -226,11 +230,11 @@ class Planner:
             baseline_bytes=baseline,
         )
 
-    def _nothing_fits(self, budget: Budget) -> PlacementError:
+    def _nothing_fits(self, budget: Budget, *, briefly: bool) -> PlacementError:
         every = [each for storage in self._storages for each in self._of(storage)]
         least = min(every, key=lambda each: each.peak_bytes)
         size = f"{least.width}x{least.height}"
-        quantised = self._quantised_hint(budget.holds)
+        quantised = "" if briefly else self._quantised_hint(budget.holds)
         if budget.memory is not None and least.peak_bytes > budget.memory:
             return PlacementError(
                 f"no plan for {size} fits in {spell_bytes(budget.memory)} of memory: the smallest "

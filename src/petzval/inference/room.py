@@ -1,4 +1,4 @@
-"""Whether a picture has room under any plan within the limits; asked from any thread, and quick.
+"""Whether a picture has room under any plan within the limits; asked from any thread.
 
 The thread that draws has `fitting`, which knows the placement in force and may change it. Whoever
 takes requests in needs less: would the smallest plan do? That depends on values which never change,
@@ -24,6 +24,9 @@ from petzval.resolution import PIXELS_PER_TOKEN
 
 _REFUSED = 16
 """Refusals that are remembered: what asks for more than one of them needs no reckoning."""
+
+_WAITING = 4
+"""Who may wait for a reckoning at a time: threads that all wait here answer nobody else."""
 
 _SPEEDS = Speeds(cpu_flops=1e11, cpu_decoded=1e9, read=1e9, **ABSENT)
 """Of any machine: they order the plans, and say nothing about which of them fit."""
@@ -82,8 +85,9 @@ class Room:
         self._baseline = bounds.baseline
         # Both are replaced as wholes, under the lock, and read without it.
         self._terms = Terms(limits=bounds.limits, works=bounds.works)
-        self._refused: Sequence[tuple[Work, PlacementError]] = ()
+        self._refused: Sequence[tuple[Work, str]] = ()
         self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_WAITING)
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Room | None:
@@ -118,7 +122,8 @@ class Room:
         """Refuse a plan whose pictures have no room, not even one at a time.
 
         What was reckoned before answers at once, also for all that ask for less, or for more than
-        what was refused; else it takes some tenths of a second.
+        what was refused; else it takes some tenths of a second, for a full-size model seconds.
+        Where several wait for that already, nothing is refused: who draws finds out.
 
         Raises:
             PlacementError: naming the size that does not fit, and one that does.
@@ -130,25 +135,31 @@ class Room:
         work = work.rounded
         if self._terms.cover(work) or self._is_refused(work):
             return
-        with self._lock:
-            if not self._terms.cover(work) and not self._is_refused(work):
-                self._reckon(work)
+        if not self._waiting.acquire(blocking=False):
+            return
+        try:
+            with self._lock:
+                if not self._terms.cover(work) and not self._is_refused(work):
+                    self._reckon(work)
+        finally:
+            self._waiting.release()
 
     def _is_refused(self, work: Work) -> bool:
         """False, or the refusal is raised."""
-        for refused, error in self._refused:
+        for refused, why in self._refused:
             if work.covers(refused):
                 same = work.grid == refused.grid
-                message = error.message if same else f"{_size(work)} is too large: {error.message}"
-                raise self._refusal(work, message)
+                raise self._refusal(work, why if same else f"{_size(work)} is too large: {why}")
         return False
 
     def _reckon(self, work: Work) -> None:
         try:
-            self._planning.planner(work, self._baseline).choose(self._terms.limits)
+            planner = self._planning.planner(work, self._baseline)
+            planner.choose(self._terms.limits, briefly=True)
         except PlacementError as error:
             others = [each for each in self._refused if not each[0].covers(work)]
-            self._refused = (*others[1 - _REFUSED :], (work, error))
+            # The words alone: an error holds on to all that was reckoned with.
+            self._refused = (*others[1 - _REFUSED :], (work, error.message))
             raise self._refusal(work, error.message) from None
         self._terms = self._terms.also(work)
 

@@ -4,6 +4,7 @@ A large picture may have brought a slower placement, under which all later ones 
 go back at the first that fits again could move gigabytes at every other request. So what requests
 would have saved is added up, and when it outweighs the way there and back, the networks move: two
 placements never cost more than about twice what the better choice for every request would.
+Compiling anew what stays, where it was compiled, is not counted.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from petzval.inference.recipe import Recipe
 
 Format: TypeAlias = Literal["png", "jpeg", "webp"]
 
+_THUMBNAIL_SIDE = 256
+
 
 def convert(
     png: bytes, recipe: Mapping[str, Any], format: Format, quality: int | None = None
@@ -30,6 +32,15 @@ def convert(
     with Image.open(io.BytesIO(png)) as picture:
         known = from_mapping(Recipe, recipe, where="recipe")
         return image.encode(picture, known, format, quality=quality)
+
+
+def thumbnail(picture: Image.Image) -> bytes:
+    """A small WebP for galleries, without a recipe."""
+    small = picture.copy()
+    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue()
 
 
 def base64_of(pixels: PicturePixels, format: Format, quality: int | None) -> str:

@@ -35,7 +35,7 @@ from petzval.inference.task import (
 from petzval.server.checks import ContentCheck, refuse_picture, refuse_prompt
 from petzval.server.errors import ApiError, api_error, error_body, not_found
 from petzval.server.events import Hub
-from petzval.server.formats import Format, convert
+from petzval.server.formats import Format, convert, thumbnail
 from petzval.server.journal import LOGGER, note
 from petzval.server.keys import Caller
 from petzval.server.limits import RateLimit, check_size
@@ -48,7 +48,6 @@ from petzval.server.tables import JobRow, PictureRow
 
 _PRIORITIES = {"low": LOW, "normal": NORMAL, "high": HIGH}
 _PRIORITY_NAMES = {value: name for name, value in _PRIORITIES.items()}
-_THUMBNAIL_SIDE = 256
 
 
 class Jobs:
@@ -105,13 +104,18 @@ class Jobs:
         plan = self._plan(asked)
         check_size(plan, caller.limits)
         refuse_prompt(self.checks, request.prompt, request.negative_prompt)
-        self._check_memory(asked["model"], request, plan)
         with self._accepting:
             known = self._known(caller, idempotency_key, fingerprint)
+            if known is None:
+                self._check_room(caller)
+                self._rates.spend(caller.owner, caller.limits.jobs_per_minute)
+        if known is None:  # what is refused here has taken time, and counts for the rate
+            self._check_memory(asked["model"], request, plan)
+        with self._accepting:
+            known = known or self._known(caller, idempotency_key, fingerprint)
             if known is not None:
                 return known, False
             self._check_room(caller)
-            self._rates.spend(caller.owner, caller.limits.jobs_per_minute)
             row = self.store.add_job(
                 JobRow(
                     id=new_id("job"),
@@ -365,7 +369,7 @@ class Jobs:
         png = image.encode("png")
         if self.provenance is not None:
             png = self.provenance.sign(png, "png")
-        kept = self.store.add_picture(row, image.index, image.recipe, png, _thumbnail(picture))
+        kept = self.store.add_picture(row, image.index, image.recipe, png, thumbnail(picture))
         self.hub.publish(row.id, row.owner, "picture", describe(kept).model_dump(mode="json"))
 
     def _give_up(self, row: JobRow, error: ApiError) -> None:
@@ -433,14 +437,6 @@ def _error(error: BaseException) -> dict[str, Any]:
     return error_body("the server failed to draw this", "server_error", code="server_error")[
         "error"
     ]
-
-
-def _thumbnail(picture: Image.Image) -> bytes:
-    small = picture.copy()
-    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=80)
-    return buffer.getvalue()
 
 
 def _png(pixels: Pixels) -> str:

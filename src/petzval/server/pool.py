@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from petzval.conditioning.encoder import DEFAULT_MAX_BATCH, PromptEncoder, PromptFeatures
-from petzval.errors import MissingExtraError
+from petzval.errors import MissingExtraError, PetzvalError
 from petzval.inference.device import choose_device
 from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.event import Pixels, StepEvent
@@ -99,7 +99,8 @@ class Encoding:
                 budget=budget,
                 storage="exact",
             )
-            beside = sum(held_bytes(each) for each in self._encoders.values())
+            others = self._encoders.values()
+            beside = sum(held_bytes(each, planning.device) for each in others)
             self._encoders[located.name] = load_prompt_encoder(planning, beside)
 
     def encode(
@@ -254,15 +255,22 @@ def start_pool(pool: PoolSettings) -> tuple[PooledDrawer, ...]:
 def rooms_of(pool: PoolSettings, bounds: Mapping[str, Bounds | None]) -> Mapping[str, Room | None]:
     """What is asked in this process before a picture is accepted.
 
-    All replicas have the same limits and load the same; so the answer of one stands for all.
+    All replicas have the same limits and load the same; so the answer of one stands for all. Of a
+    model that is not on this machine nothing is asked: who draws finds out.
 
     Args:
         pool: whose models.
         bounds: of one replica, by name of the model.
     """
-    located = [locate(model) for model in pool.models]
-    given = [(each, bounds.get(each.name)) for each in located]
-    return {each.name: None if its is None else Room.elsewhere(each, its) for each, its in given}
+    rooms: dict[str, Room | None] = {}
+    for model in pool.models if any(bounds.values()) else ():
+        try:
+            located = locate(model)
+        except PetzvalError:  # its files may be on the replicas' machines alone
+            continue
+        its = bounds.get(located.name)
+        rooms[located.name] = None if its is None else Room.elsewhere(located, its)
+    return rooms
 
 
 def stop_pool() -> None:

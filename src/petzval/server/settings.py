@@ -23,7 +23,8 @@ class Limits:
         max_pixels: of one picture.
         max_steps: of one picture.
         max_waiting: jobs that wait at a time.
-        jobs_per_minute: accepted on average; bursts may use a minute's worth at once.
+        jobs_per_minute: on average; bursts may use a minute's worth at once. A picture that has no
+            room counts as well: to find that out takes time.
         weight: share of the device in proportion to other callers'.
     """
 
