@@ -19,7 +19,7 @@ from petzval.weights.published import read_settings_file
 METHOD = "sdnq"
 _AT_LEAST = re.compile(r"(?:minimum)?[-_]?(u?)(?:int)?(\d{1,2})[-_]?(?:bits?)?", re.ASCII)
 _WIDTH = re.compile(r"[a-z]+(\d{1,2})", re.ASCII)
-_VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})", re.ASCII)
 _SHORT = {"fp8": "float8_e4m3fn"}
 
 
@@ -70,8 +70,9 @@ class SdnqSettings:
                 values |= cast("dict[str, Any]", own)
                 break
         number = self._number(parameter, values)
-        rotation = values.get("hadamard_group_size", 256) if values.get("use_hadamard") else 0
-        if not isinstance(number, str) or type(rotation) is not int or rotation < 0:
+        rotated = bool(values.get("use_hadamard"))
+        rotation = values.get("hadamard_group_size", 256) if rotated else 0
+        if not isinstance(number, str) or type(rotation) is not int or rotation < rotated:
             raise ConfigError(f"{self.where}: the settings of {name!r:.120} cannot be read")
         unread = ""
         if values.get("use_codebook"):
