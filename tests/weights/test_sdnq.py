@@ -204,6 +204,9 @@ def test_settings_that_lie(tmp_path: Path) -> None:
         values = rotated | {"hadamard_group_size": group}
         with pytest.raises(ConfigError, match="settings of 'a' cannot be read"):
             SdnqSettings(values=values, where="here").layer("a")
+    table = {"int8": [f"{number:x}*" for number in range(10_001)]}
+    with pytest.raises(ConfigError, match="names 10,001 modules; no model has so many"):
+        SdnqSettings(values={"modules_dtype_dict": table}, where="here").layer("a")
     old = SdnqSettings(values=rotated | {"sdnq_version": f"{'9' * 5000}.1"}, where="here")
     assert old.layer("a").unread
     # 16 KB of codes that would ask for a matrix of a gigabyte.
