@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 import petzval
 from petzval.diffusers import LensPipeline
@@ -162,10 +162,36 @@ def test_from_a_repository_and_afterwards_from_the_cache(
             (place | {"revision": "../x"}, "neither a branch nor a commit"),
         ]
         for options, words in refused:
-            with pytest.raises(PetzvalError, match=words):
+            with pytest.raises(PetzvalError, match=words) as caught:
                 pipe.load_lora_weights("someone/Ink", **options)
+            assert "petzval pull" not in caught.value.hint
         monkeypatch.setattr("petzval.diffusers.loading.LORA_LIMIT_BYTES", len(ink) - 1)
         hub.files["someone/Large"] = {"pytorch_lora_weights.safetensors": ink}
         with pytest.raises(RequestError, match="larger than any LoRA"):
             pipe.load_lora_weights("someone/Large")
         assert not hub.asked_for("pytorch_lora_weights.safetensors")
+
+
+def test_the_strength_of_pefts_files_comes_with_them(
+    pipe: LensPipeline,
+    styles: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(tmp_path, monkeypatch) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 20)
+        plain = {key: t for key, t in load_file(styles[0]).items() if not key.endswith("alpha")}
+        content = save(plain)
+        file, settings = "adapter_model.safetensors", "adapter_config.json"
+        hub.files["someone/Peft"] = {file: content, settings: b'{"r": 2, "lora_alpha": 8}'}
+        hub.files["someone/Bare"] = {file: content}
+        for name in ("Peft", "Bare"):
+            pipe.load_lora_weights(f"someone/{name}", name, weight_name=file)
+        layer = "transformer_blocks.0.attn.img_qkv"
+        strong, bare = (pipe._adapters[name].changes[layer].product() for name in ("Peft", "Bare"))
+        assert torch.allclose(strong, 4 * bare, atol=1e-5)
+        # Another program may have fetched the one file alone.
+        [beside] = tmp_path.rglob(settings)
+        beside.unlink()
+        pipe.load_lora_weights("someone/Peft", "again", weight_name=file)
+        assert torch.equal(pipe._adapters["again"].changes[layer].product(), strong)

@@ -12,6 +12,8 @@ from petzval.diffusers import LensAutoencoder, LensPipeline, LensTransformer2DMo
 from petzval.errors import RequestError
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.convert import convert_checkpoint
+from tests.weights.formats import FILES, quantised_denoiser, saved, scaled_fp8
+from tests.weights.support import copy_checkpoint, velocity_of
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,11 @@ def test_networks_alone_refuse_float16_too(golden_checkpoint: Path, tmp_path: Pa
     convert_checkpoint(Checkpoint.open(golden_checkpoint), tmp_path / "half", dtype=torch.float16)
     stored = LensTransformer2DModel.from_pretrained(tmp_path / "half", subfolder="transformer")
     assert stored.dtype == torch.float32
+
+
+def test_a_quantised_network_alone_has_one_type(tmp_path: Path) -> None:
+    coded = copy_checkpoint(tmp_path)
+    saved(coded / FILES["denoiser"], quantised_denoiser(scaled_fp8))
+    network = LensTransformer2DModel.from_pretrained(coded, subfolder="transformer")
+    assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+    assert torch.isfinite(velocity_of(network.network)).all()

@@ -311,11 +311,13 @@ def test_a_repository_is_fetched_and_afterwards_here(
         monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 20)
         hub.add_folder("someone/Tiny", golden_checkpoint)
         hub.files["someone/Tiny"]["pipeline.py"] = b"raise SystemExit"
+        hub.files["someone/Tiny"]["transformer/quantization_config.json"] = b"{}"
         with pytest.raises(PetzvalError, match="is not in"):
             LensPipeline.from_pretrained("someone/Tiny", local_files_only=True)
         pipe = LensPipeline.from_pretrained("someone/Tiny")
         asked = len(hub.log)
         assert not hub.asked_for("pipeline.py")
+        assert hub.asked_for("transformer/quantization_config.json")
         again = LensPipeline.from_pretrained("someone/Tiny", transformer=pipe.transformer)
         assert len(hub.log) == asked
         assert again.name_or_path == "someone/Tiny"

@@ -94,9 +94,11 @@ def test_the_velocity_of_mini_is_within_the_stated_error(
     assert VELOCITY_ERROR[format] / 6 < relative < VELOCITY_ERROR[format], relative
     block = model.transformer_blocks[0]
     assert all(isinstance(block.get_submodule(name), QuantisedLinear) for name in BLOCK_LINEARS)
-    kept = {name: tensor for name, tensor in model.named_parameters() if "_mod" in name}
-    stored = dict(exact.named_parameters())
-    assert kept
+    kept, stored = dict(model.named_parameters()), dict(exact.named_parameters())
+    packed = {n for n, each in model.named_modules() if isinstance(each, QuantisedLinear)}
+    assert {name.split(".", 2)[2] for name in packed} == set(BLOCK_LINEARS)
+    # Modulation, input, output, norms and biases are as they were.
+    assert kept.keys() == stored.keys() - {f"{name}.weight" for name in packed}
     assert all(torch.equal(tensor, stored[name]) for name, tensor in kept.items())
 
 

@@ -139,3 +139,11 @@ def test_the_librarys_own_integers(tmp_path: Path, case: str) -> None:
         [codes] = stored_codes(source, "a.weight")
         parts = [part.load() for part in codes.tensors]
         assert torch.equal(decode_matrix(codes.form, parts), expected)
+
+
+def test_a_rotation_of_gigabytes_is_refused_before_a_weight_is_read(tmp_path: Path) -> None:
+    state = rotated("a", torch.zeros(1, 1 << 14))
+    state["a.comfy_quant"] = mark(**ROTATED, convrot_groupsize=1 << 14)
+    source = TensorSource.open(saved(tmp_path / "x", state))
+    with pytest.raises(CheckpointError, match="rotated in groups of 16384"):
+        unpacked(source)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from petzval.errors import CheckpointError
+from petzval.errors import CheckpointError, ConfigError
 from petzval.kernels.matrix_codes import decode_matrix
 from petzval.models.coded import CodedLinear
 from petzval.weights.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from petzval.weights.sdnq_quant import unpacked_sdnq
 from petzval.weights.sdnq_settings import SdnqSettings, is_named
 from petzval.weights.source import stored_codes
 from petzval.weights.tensors import TensorSource
+from petzval.weights.verify import verify_checkpoint
 from tests.support import GOLDENS
 from tests.weights.formats import MATRICES, quantised_denoiser, saved
 from tests.weights.support import copy_checkpoint, edit_json, velocity_of
@@ -128,11 +129,23 @@ def test_a_published_folder(tmp_path: Path) -> None:
     assert isinstance(kept.get_submodule(LAYER), CodedLinear)
     assert torch.equal(velocity_of(kept), velocity_of(checkpoint.load_denoiser(torch.float32)))
     assert part.packings == ("sdnq_uint4",)
+    assert verify_checkpoint(folder, hashes=False).passed
+    said = json.dumps(SETTINGS | {"dequantize_fp32": True})
+    (folder / "transformer/quantization_config.json").write_text(said)
+    assert Checkpoint.open(folder).identity != checkpoint.identity
     exact = load_file(GOLDENS / "checkpoint/transformer/diffusion_pytorch_model.safetensors")
     for key, weight in network.named_parameters():
         assert torch.equal(weight, part.source.read(key, torch.bfloat16))
         limit = 0.16 if key.removesuffix(".weight").endswith(MATRICES) else 0.005
         assert float((weight.float() - exact[key]).norm() / exact[key].norm()) < limit
+
+
+def test_settings_decide_nothing_where_no_layer_is_sdnqs(tmp_path: Path) -> None:
+    folder = copy_checkpoint(tmp_path)
+    identity = Checkpoint.open(folder).identity
+    for text in (json.dumps(SETTINGS), "{", "[]"):
+        (folder / "transformer/quantization_config.json").write_text(text)
+        assert Checkpoint.open(folder).identity == identity
 
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
@@ -162,6 +175,7 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
         ("uint4", {"zero_point": torch.ones(32, 4)}, r"expected \[32, 4, 1\] as the scale"),
         ("int4", {"scale": torch.ones(32, 4)}, r"is \[32, 4\] beside \[1024\] of int4"),
         ("int4", {"scale": torch.ones(32, 5, 1)}, r"is \[32, 5, 1\] beside"),
+        ("int4", {"scale": torch.ones(32, 0, 1)}, r"is \[32, 0, 1\] beside"),
         ("int4", {"scale": torch.ones(32, 4, 1).int()}, "is of I32, expected floats"),
         ("int3", {"weight": torch.zeros(7, dtype=torch.uint8)}, "of int3"),
         ("int8", {"weight": torch.zeros(32, 64)}, "has dtype F32, expected I8"),
@@ -176,3 +190,26 @@ def test_damage_is_named(
     parts = {k: v for k, v in (parts_of(case) | change).items() if v is not None}
     with pytest.raises(CheckpointError, match=message):
         decoded(tmp_path, parts, settings_of(case))
+
+
+def test_one_scale_without_a_dimension(tmp_path: Path) -> None:
+    codes = torch.arange(-8, 8, dtype=torch.int8).reshape(4, 4)
+    parts = {"weight": codes, "scale": torch.tensor(0.5)}
+    assert torch.equal(decoded(tmp_path, parts, {"weights_dtype": "int8"}), codes / 2)
+
+
+def test_settings_that_lie(tmp_path: Path) -> None:
+    rotated = {"weights_dtype": "int8", "use_hadamard": True, "sdnq_version": "0.2.8"}
+    for group in (0, -1, "256", None, True):
+        values = rotated | {"hadamard_group_size": group}
+        with pytest.raises(ConfigError, match="settings of 'a' cannot be read"):
+            SdnqSettings(values=values, where="here").layer("a")
+    table = {"int8": [f"{number:x}*" for number in range(10_001)]}
+    with pytest.raises(ConfigError, match="names 10,001 modules; no model has so many"):
+        SdnqSettings(values={"modules_dtype_dict": table}, where="here").layer("a")
+    old = SdnqSettings(values=rotated | {"sdnq_version": f"{'9' * 5000}.1"}, where="here")
+    assert old.layer("a").unread
+    # 16 KB of codes that would ask for a matrix of a gigabyte.
+    parts = {"weight": torch.zeros(1, 1 << 14, dtype=torch.int8), "scale": torch.ones(1, 1)}
+    with pytest.raises(CheckpointError, match="rotated in groups of 16,384 columns"):
+        decoded(tmp_path, parts, rotated | {"hadamard_group_size": 1 << 30})

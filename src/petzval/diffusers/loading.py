@@ -23,6 +23,7 @@ from petzval.errors import RequestError
 from petzval.inference.variants import Located, locate
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.hub_cache import pulled_folder
+from petzval.weights.lora_settings import ADAPTER_CONFIG, ADAPTER_FILE
 from petzval.weights.published import SCHEDULER, SCHEDULER_CONFIG
 from petzval.weights.pull import fetch, plan_pull
 from petzval.weights.registry import checkpoint_of, lora_of
@@ -107,13 +108,16 @@ def find_lora(
     """
     text, inner = os.fspath(name), Path(subfolder or "", weight_name or "")
     is_repository = text.count("/") == 1 and not text.endswith(".safetensors")
-    if not isinstance(name, str) or Path(text).exists() or not is_repository:
+    if not isinstance(name, str) or os.path.exists(text) or not is_repository:
         return Path(text) / inner
-    file = Path(subfolder or "", weight_name or LORA_FILE).as_posix()
-    mirror = lora_of(text, file, revision or "main")
-    # What is here was proven when it came, and needs no server.
+    file = Path(subfolder or "", weight_name or LORA_FILE)
+    # PEFT's strength stands in a second file.
+    beside = file.with_name(ADAPTER_CONFIG).as_posix() if file.name == ADAPTER_FILE else None
+    mirror = lora_of(text, file.as_posix(), revision or "main", beside=beside)
+    # What is here was proven when it came, and needs no server; another program may have left
+    # PEFT's second file out.
     folder = pulled_folder(mirror)
-    if folder is None:
+    if folder is None or not (beside is None or offline or (folder / beside).exists()):
         plan = plan_pull(mirror, offline=offline)
         if sum(each.file.num_bytes for each in plan.files) > LORA_LIMIT_BYTES:
             raise RequestError(f"{file} of {text} is larger than any LoRA of Lens")

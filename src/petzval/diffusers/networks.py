@@ -38,6 +38,7 @@ from petzval.weights.published import (
     published_json,
     vae_config_in,
 )
+from petzval.weights.source import FLOAT8, Source, packing_of, packings
 from petzval.weights.writing import Component, save_component
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -255,7 +256,18 @@ def _load(config: ComponentConfig, folder: Path, dtype: torch.dtype | None) -> A
     source = open_denoiser(folder) if isinstance(config, MMDiTConfig) else open_tensors(folder)
     refuse(find_problems(source, expected_tensors(config)))
     module = build_on_meta(config)
-    if number is None and any(info.dtype == "F16" for info in source.infos.values()):
-        number = torch.float32  # float16 is a way to store these networks, none to run them
-    materialise(module, source, number, "cpu")
+    materialise(module, source, _one_type(source) if number is None else number, "cpu")
     return module
+
+
+def _one_type(source: Source) -> torch.dtype | None:
+    """What the numbers of a network become where nobody says; None leaves them as they are.
+
+    float16 is a way to store these networks and none to run them, and a quantised file has matrices
+    of one type beside vectors of another.
+    """
+    infos = source.infos.values()
+    plain = {info.dtype for info in infos if not packing_of(info)} - {"I64"}
+    if not packings(source) and plain <= {"F32", "BF16"}:
+        return None
+    return torch.bfloat16 if plain - FLOAT8.keys() == {"BF16"} else torch.float32

@@ -16,6 +16,10 @@ _SEEDS = {
 }
 
 
+LARGEST_ROTATION = 4096
+"""Columns; the matrix takes 64 MiB. Formats take 256 where nobody asks for more."""
+
+
 def is_power_of(base: int, number: int) -> bool:
     """Whether a positive number is base, base², base³ …"""
     while number > base and number % base == 0:

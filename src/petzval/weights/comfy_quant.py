@@ -28,7 +28,7 @@ from petzval.config import parse_json
 from petzval.errors import CheckpointError, ConfigError
 from petzval.kernels.fp8 import MXFP8_BLOCK, decode_mxfp8
 from petzval.kernels.fp8 import decode_scaled_fp8 as decode_scaled
-from petzval.kernels.hadamard import hadamard, is_power_of, rotate
+from petzval.kernels.hadamard import LARGEST_ROTATION, hadamard, is_power_of, rotate
 from petzval.kernels.mxfp4 import NAN_SCALE
 from petzval.kernels.nvfp4 import NVFP4_BLOCK, decode_nvfp4
 from petzval.kernels.scale_tiles import tiled_shape
@@ -244,11 +244,11 @@ def _kind(
 
 
 def _rotation(info: TensorDescription, said: Mapping[str, Any]) -> int:
-    """The columns that were rotated together; a power of four that divides the row."""
+    """The columns that were rotated together: a power of four that divides the row, or none."""
     if not said.get("convrot"):
         return 0
     size: Any = said.get("convrot_groupsize", _ROTATED_TOGETHER)
-    is_size = type(size) is int and is_power_of(4, size)
+    is_size = type(size) is int and size <= LARGEST_ROTATION and is_power_of(4, size)
     if is_size and len(info.shape) == 2 and info.shape[1] % size == 0:
         return size
     raise _wrong(info, f"is {list(info.shape)}, rotated in groups of {size!r:.20}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from petzval.weights.foreign_formats import refuse_foreign
 from petzval.weights.header import read_metadata
 from petzval.weights.published import read_settings_file
-from petzval.weights.sdnq_quant import unpacked_sdnq
+from petzval.weights.sdnq_quant import sdnq_layers, unpacked_sdnq
 from petzval.weights.sdnq_settings import sdnq_settings
 from petzval.weights.source import Source
 from petzval.weights.tensors import TensorSource
@@ -23,10 +23,11 @@ def open_tensors(place: Path) -> Source:
 
     Raises:
         CheckpointError: as `TensorSource.open`; SDNQ layers that are damaged or not read.
-        ConfigError: settings beside it that are damaged.
+        ConfigError: settings that such layers need are damaged.
     """
     source = TensorSource.open(place)
-    settings = sdnq_settings(place)
+    # A file may lie beside settings of something else, which then decide nothing.
+    settings = sdnq_settings(place) if sdnq_layers(source) else None
     return source if settings is None else unpacked_sdnq(source, settings)
 
 

@@ -290,8 +290,17 @@ def _refuse_missing(mirror: Mirror, paths: list[str]) -> None:
         if not pattern.optional and not any(pattern.matches(path) for path in paths):
             raise DownloadError(
                 f"{mirror.repository}: holds no {pattern.pattern}; nothing was fetched",
-                "it was changed since it was entered here; `petzval pull` lists other mirrors",
+                _other_layout(mirror),
             )
+
+
+def _other_layout(mirror: Mirror) -> str:
+    """What to do where a repository lacks a file."""
+    if mirror.is_listed:
+        return "it was changed since it was entered here; `petzval pull` lists other mirrors"
+    if mirror.holds == "checkpoint":
+        return "it holds no checkpoint in the published layout; see its page for what it holds"
+    return "see its page for the name of the file, and give it as weight_name"
 
 
 def _planned(mirror: Mirror, files: Iterable[RepositoryFile]) -> Iterator[PlannedFile]:
@@ -312,8 +321,7 @@ def _plan_from_cache(mirror: Mirror) -> PullPlan:
     if commit is None or snapshot is None or not snapshot.is_dir():
         raise DownloadError(
             f"{mirror.name} is not in {cache_folder()}",
-            f"run `petzval pull {mirror.name}` with a connection, or copy that folder from a "
-            "machine that has it",
+            f"{_fetching(mirror)}, or copy that folder from a machine that has it",
         )
     files: list[RepositoryFile] = []
     for path in sorted(snapshot.rglob("*")):
@@ -361,8 +369,15 @@ def _shards(index: Path) -> set[str]:
 def _incomplete(mirror: Mirror, what: str) -> DownloadError:
     return DownloadError(
         f"{mirror.name} is only partly in {cache_folder()}: {what} is missing",
-        f"run `petzval pull {mirror.name}` with a connection",
+        _fetching(mirror),
     )
+
+
+def _fetching(mirror: Mirror) -> str:
+    """What brings a mirror here."""
+    if mirror.is_listed:
+        return f"run `petzval pull {mirror.name}` with a connection"
+    return "load it once with a connection"
 
 
 def _bytes_to_come(plan: PullPlan, destination: Destination) -> int:

@@ -129,6 +129,11 @@ class Mirror:
         """Whether the revision is a commit, which cannot change any more."""
         return _COMMIT.fullmatch(self.revision) is not None
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether `petzval pull` knows it by its name, and not only a caller."""
+        return bool(self.licences)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
@@ -268,9 +273,12 @@ def checkpoint_of(repository: str, revision: str = DEFAULT_REVISION) -> Mirror:
     """
     if not _REPOSITORY.fullmatch(repository) or ".." in repository:
         raise RequestError(f"{repository[:80]!r} is neither a folder nor owner/name")
-    if not re.fullmatch(r"[\w.-]{1,100}", revision, re.ASCII) or ".." in revision:
+    if not re.fullmatch(r"\w[\w.-]{0,99}", revision, re.ASCII) or ".." in revision:
         raise RequestError(f"revision {revision[:80]!r} is neither a branch nor a commit")
     published = next(m for m in _built_in().values() if m.holds == "checkpoint")
+    # SDNQ's copies cannot be read without these.
+    names = (f"{part}/quantization_config.json" for part in ("transformer", "text_encoder"))
+    settings = (FilePattern(pattern=name, optional=True) for name in names)
     return Mirror(
         name=repository,
         title="a repository by its name",
@@ -279,27 +287,38 @@ def checkpoint_of(repository: str, revision: str = DEFAULT_REVISION) -> Mirror:
         revision=revision,
         provenance="named by the caller; nothing is known of it here",
         licences=(),
-        files=published.files,
+        files=(*published.files, *settings),
         known={},
     )
 
 
-def lora_of(repository: str, file: str, revision: str = DEFAULT_REVISION) -> Mirror:
+def lora_of(
+    repository: str, file: str, revision: str = DEFAULT_REVISION, *, beside: str | None = None
+) -> Mirror:
     """A mirror for one LoRA's file in a repository that a person names; nothing is known of it.
+
+    Args:
+        repository: owner/name.
+        file: its path there.
+        revision: a branch or a commit.
+        beside: path of settings that are fetched with it, where they are there.
 
     Raises:
         RequestError: as `checkpoint_of`, or the file is no plain path to safetensors.
     """
     if not file.endswith(".safetensors") or not is_safe(file) or set("*?[]") & set(file):
+        hint = "pickles are never read; ask its author for safetensors"
+        if file.endswith(".safetensors"):
+            hint = "write it as the repository lists it, such as loras/ink.safetensors"
         raise RequestError(
-            f"weight_name {file[:80]!r} is no plain path to a safetensors file",
-            "pickles are never read; ask its author for safetensors",
+            f"weight_name {file[:80]!r} is no plain path to a safetensors file", hint
         )
+    settings = () if beside is None else (FilePattern(pattern=beside, optional=True),)
     return replace(
         checkpoint_of(repository, revision),
         title="a LoRA by its name",
         holds="denoiser",
-        files=(FilePattern(pattern=file),),
+        files=(FilePattern(pattern=file), *settings),
     )
 
 

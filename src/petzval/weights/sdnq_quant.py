@@ -8,6 +8,9 @@ stands in the settings alone (`sdnq_settings`).
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from petzval.errors import CheckpointError
-from petzval.kernels.hadamard import hadamard, is_power_of, rotate
+from petzval.kernels.hadamard import LARGEST_ROTATION, hadamard, is_power_of, rotate
 from petzval.kernels.matrix_codes import SCALE_BITS, sdnq_kind
 from petzval.kernels.sdnq import SDNQ_FLOATS, SDNQ_INTEGERS, decode_sdnq, num_values
 from petzval.weights.comfy_quant import check_scales
@@ -58,6 +61,26 @@ class _Layer:
     wide: bool
 
 
+class _Unpacked(DerivedSource):
+    """Its numbers are those of the file and of the settings."""
+
+    def __init__(
+        self, base: Source, tensors: Iterable[DerivedTensor], settings: SdnqSettings
+    ) -> None:
+        super().__init__(base, tensors)
+        self._settings = settings
+
+    def digest(self) -> str:
+        said = json.dumps(dict(self._settings.values), sort_keys=True)
+        return hashlib.sha256(f"{super().digest()}:{said}".encode()).hexdigest()
+
+
+def sdnq_layers(source: Source) -> list[str]:
+    """Names of the layers that are stored as SDNQ stores them, without `.weight`."""
+    named = (key.removesuffix(".scale") for key in source if key.endswith(".scale"))
+    return [name for name in named if f"{name}.weight" in source]
+
+
 def unpacked_sdnq(source: Source, settings: SdnqSettings) -> Source:
     """The same tensors with SDNQ's layers as float32 matrices.
 
@@ -70,13 +93,13 @@ def unpacked_sdnq(source: Source, settings: SdnqSettings) -> Source:
             part.
         ConfigError: the settings are damaged.
     """
-    named = [key.removesuffix(".scale") for key in source if key.endswith(".scale")]
-    layers = [name for name in named if f"{name}.weight" in source]
+    layers = sdnq_layers(source)
     if not layers:
         return source
     taken = {f"{layer}.{part}" for layer in layers for part in (*_READ, *_TWICE)}
     tensors = [derived(source, key) for key in source if key not in taken]
-    return DerivedSource(source, tensors + [_matrix(source, each, settings) for each in layers])
+    matrices = [_matrix(source, each, settings) for each in layers]
+    return _Unpacked(source, tensors + matrices, settings)
 
 
 def _matrix(source: Source, name: str, settings: SdnqSettings) -> DerivedTensor:
@@ -99,7 +122,7 @@ def _codes(source: Source, layer: _Layer) -> tuple[StoredCodes, ...]:
     """A matrix as it is stored, where nothing but scales and offsets makes it."""
     scale = source.infos[f"{layer.name}.scale"]
     rotated = layer.rotation or f"{layer.name}.svd_up" in source
-    if rotated or layer.transposed or scale.shape[0] != layer.rows:
+    if rotated or layer.transposed or scale.shape[:1] != (layer.rows,):
         return ()
     number = torch.float32 if layer.wide else scale.torch_dtype
     bits = SCALE_BITS[number]
@@ -149,18 +172,22 @@ def _measured(source: Source, name: str, settings: SdnqSettings) -> _Layer:
     groups = 1 if transposed or len(scales) != 3 else scales[1]
     expected = {(rows, 1), (rows, groups, 1)} | ({(1, rows)} if transposed else set())
     fits = scales in expected or (scale.num_elements == 1 and len(shape) == 2 and bits == 8)
-    if not fits or rows * columns != num_values(said.number, shape) or columns % groups:
+    counted = rows * columns == num_values(said.number, shape)
+    if not (fits and counted and groups) or columns % groups:
         raise _wrong(scale, f"is {list(scales)} beside {list(shape)} of {said.number}")
     if not columns:
         raise _wrong(info, "is empty")
     _check_factors(source, name, rows, columns)
+    rotation = _rotation(said.rotation, columns)
+    if rotation > LARGEST_ROTATION:
+        raise _wrong(info, f"is rotated in groups of {rotation:,} columns")
     return _Layer(
         name=name,
         number=said.number,
         rows=rows,
         columns=columns,
         transposed=transposed,
-        rotation=_rotation(said.rotation, columns),
+        rotation=rotation,
         wide=said.wide,
     )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +20,9 @@ from petzval.weights.published import read_settings_file
 METHOD = "sdnq"
 _AT_LEAST = re.compile(r"(?:minimum)?[-_]?(u?)(?:int)?(\d{1,2})[-_]?(?:bits?)?", re.ASCII)
 _WIDTH = re.compile(r"[a-z]+(\d{1,2})", re.ASCII)
-_VERSION = re.compile(r"(\d+)\.(\d+)", re.ASCII)
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})", re.ASCII)
 _SHORT = {"fp8": "float8_e4m3fn"}
+_MOST_NAMES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +72,9 @@ class SdnqSettings:
                 values |= cast("dict[str, Any]", own)
                 break
         number = self._number(parameter, values)
-        rotation = values.get("hadamard_group_size", 256) if values.get("use_hadamard") else 0
-        if not isinstance(number, str) or type(rotation) is not int or rotation < 0:
+        rotated = bool(values.get("use_hadamard"))
+        rotation = values.get("hadamard_group_size", 256) if rotated else 0
+        if not isinstance(number, str) or type(rotation) is not int or rotation < rotated:
             raise ConfigError(f"{self.where}: the settings of {name!r:.120} cannot be read")
         unread = ""
         if values.get("use_codebook"):
@@ -87,7 +90,11 @@ class SdnqSettings:
         table: Any = self.values.get(name) or {}
         if not isinstance(table, dict):
             raise ConfigError(f"{self.where}: {name} is no object")
-        return cast("dict[str, Any]", table)
+        named = cast("dict[str, Any]", table)
+        count = sum(len(cast("list[Any]", v)) if isinstance(v, list) else 1 for v in named.values())
+        if count > _MOST_NAMES:  # each is looked at for every layer
+            raise ConfigError(f"{self.where}: {name} names {count:,} modules; no model has so many")
+        return named
 
     def _number(self, parameter: str, values: Mapping[str, Any]) -> Any:
         """The type of a layer; a table may set it, or the least width."""
@@ -118,14 +125,20 @@ def _is_least(key: str) -> bool:
 def is_named(parameter: str, patterns: Iterable[str]) -> bool:
     """Whether a list of modules names a parameter: whole, by a part between dots, by its beginning
     (".img_in") or with stars."""
-    return any(_is_meant(parameter, pattern) for pattern in patterns)
+    parts = parameter.split(".")
+    return any(_is_meant(parameter, parts, pattern) for pattern in patterns)
 
 
-def _is_meant(parameter: str, pattern: str) -> bool:
+def _is_meant(parameter: str, parts: list[str], pattern: str) -> bool:
     if pattern.startswith("."):
         return parameter.startswith(pattern[1:])
-    whole = pattern == parameter or pattern in parameter.split(".")
-    return whole or ("*" in pattern and fnmatchcase(parameter, f"{pattern}*"))
+    whole = pattern == parameter or pattern in parts
+    return whole or ("*" in pattern and _expression(pattern).match(parameter) is not None)
+
+
+@lru_cache(maxsize=2 * _MOST_NAMES)
+def _expression(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(f"{pattern}*"))
 
 
 def sdnq_settings(place: Path) -> SdnqSettings | None:
