@@ -13,8 +13,10 @@ import torch
 from petzval.errors import PlacementError
 from petzval.inference.decoding import Decodings
 from petzval.inference.drawer import PipelineDrawer
+from petzval.inference.dry_networks import Work
 from petzval.inference.engine import Engine
 from petzval.inference.event import StepEvent
+from petzval.inference.finishing import Finishing
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import DENOISER, ENCODER, Placement
 from petzval.inference.plan import make_plan
@@ -22,6 +24,7 @@ from petzval.inference.planner import Planner
 from petzval.inference.planning import MemoryWarning, Planning
 from petzval.inference.projection import CACHE_VARIABLE
 from petzval.inference.request import GenerationRequest
+from petzval.inference.residency import Residency
 from petzval.inference.speeds import Speeds
 from petzval.inference.task import Ended, NamedLora, Stepped, Task, TaskEvent
 from petzval.inference.words import Words
@@ -35,6 +38,10 @@ FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
 SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
+
+
+def _out_of_memory(*args: object, **options: object) -> None:
+    raise torch.OutOfMemoryError("as if")
 
 
 def smallest(pipeline: Pipeline) -> Placement:
@@ -312,3 +319,32 @@ def test_a_server_keeps_one_pipelines_weights_where_they_come_and_go(
     shown = [event.partial for event in heard if isinstance(event, Stepped)]
     assert shown[0] is not None
     assert shown[0].shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_pipeline_outlives_a_picture_that_nothing_has_room_for(
+    golden_checkpoint: Path, room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All was there for good, and was released for a smaller plan, which there was not."""
+    pipeline = Pipeline.load(golden_checkpoint, **OPTIONS)
+    [expected] = pipeline.generate(FOX, **SMALL)
+
+    def refuse(self: Planning, work: Work, than: Placement | None) -> Placement:
+        raise PlacementError("nothing is smaller", "draw less")
+
+    def no_room(self: Planning) -> Residency:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Planning, "smaller", refuse)
+        patch.setattr(Finishing, "decode", _out_of_memory)
+        if not room:
+            patch.setattr(Planning, "_load_everything", no_room)
+        with pytest.raises(PlacementError, match="nothing is smaller"):
+            pipeline.generate(FOX, **SMALL)
+    assert (pipeline.placement is None) == room
+    [again] = pipeline.generate(FOX, **SMALL)
+    if room:
+        assert again.encode() == expected.encode()
+    else:  # decoded in strips
+        assert np.abs(again.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1

@@ -81,8 +81,7 @@ class Pipeline:
         residency: Residency | None = None,
         planning: Planning | None = None,
     ) -> None:
-        self.name = name
-        self.identity = identity
+        self.name, self.identity = name, identity
         self.text = text
         self.defaults = defaults
         self.loras = tuple(loras)
@@ -91,8 +90,7 @@ class Pipeline:
         self._decodings = Decodings()
         # A given encoder may be elsewhere: the residency then has one without numbers.
         self._adopt(residency or Residency.of(text.encoder, denoiser, autoencoder))
-        self.dtype = self._residency.dtype
-        self.device = self._residency.device
+        self.dtype, self.device = self._residency.dtype, self._residency.device
         self._words = Words(text, lambda: self.planning)
         self._finishing = Finishing(lambda: self._residency, lambda: self.planning)
         self._fitting = Fitting(planning)
@@ -240,8 +238,8 @@ class Pipeline:
         """
         if self._live is None or self._folded.dropped:
             why = "merged into the weights" if self._live is None else "folded with them"
-            hint = "load it with live_lora=True, and do not fold it"
-            raise RequestError(f"this pipeline's LoRAs are {why}, and cannot change any more", hint)
+            what = f"this pipeline's LoRAs are {why}, and cannot change any more"
+            raise RequestError(what, "load it with live_lora=True, and do not fold it")
         self.loras = reweighed(self.loras, weights)
         self._live.set(weights)
         self.graphs.clear()  # strengths are numbers in them
@@ -379,7 +377,12 @@ class Pipeline:
         """Put everything out, then have the networks as somebody else has them."""
         with self._still():
             self._residency.release()
-            self._adopt(follow())
+            try:
+                self._adopt(follow())
+            except Exception:
+                if self.placement is None and self.planning is not None:
+                    self._adopt(self.planning.restored())  # else they are brought when asked for
+                raise
         self.moved()
 
     @contextmanager

@@ -272,6 +272,17 @@ class Planning:
         warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=3)
         return self.follow(placement, Terms.of(self.limits(), placement, work))
 
+    def restored(self) -> Residency:
+        """What was there for good before it was released for a smaller plan, which there is not.
+
+        Where it has no room any more: a plan under which nothing is there but while it is used.
+        """
+        loaded = self._unless_memory_ends(self._load_everything)
+        if loaded is not None:
+            return loaded
+        every = self.planner(Work(grid=(16, 16), calls=1, branches=1)).placements
+        return self.follow(min(every, key=lambda each: each.peak_bytes), Terms(limits=Budget()))
+
     def work(
         self, plan: GenerationPlan, *, text_tokens: int | None = None, batch_size: int = 1
     ) -> Work:
