@@ -88,7 +88,34 @@ def test_nothing_from_outside_is_unpickled() -> None:
             assert safe.value is True, path
 
 
-MAKERS = {"torch.cuda", "torch.mps", "torch.xpu", "torch.backends.cuda", "torch.backends.mps"}
+MAKERS = {
+    "torch.cuda",
+    "torch.mps",
+    "torch.xpu",
+    "torch.backends.cuda",
+    "torch.backends.cudnn",
+    "torch.backends.mps",
+}
+
+
+def _of_one_maker(tree: ast.AST) -> list[ast.Attribute | ast.Import | ast.ImportFrom]:
+    """Where code names one maker's part of torch, imports it, or calls `.cuda()` on anything."""
+    found: list[ast.Attribute | ast.Import | ast.ImportFrom] = []
+    for node in ast.walk(tree):
+        names: set[str] = set()
+        if isinstance(node, ast.Attribute):
+            names = {ast.unparse(node)}
+        elif isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in {"cuda", "xpu"}:
+                found.append(node.func)
+            continue
+        if isinstance(node, ast.Attribute | ast.Import | ast.ImportFrom) and names & MAKERS:
+            found.append(node)
+    return found
 
 
 def test_calls_of_one_maker_stand_in_kernels_alone() -> None:
@@ -97,10 +124,30 @@ def test_calls_of_one_maker_stand_in_kernels_alone() -> None:
         f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}"
         for path in source_files()
         if path.relative_to(PACKAGE).parts[0] != "kernels"
-        for node in ast.walk(parsed(path))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in MAKERS
+        for node in _of_one_maker(parsed(path))
     ]
     assert not hits
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.cuda.synchronize()",
+        "torch.backends.cudnn.benchmark = True",
+        "network.denoiser.cuda()",
+        "tensor.bfloat16().cuda(1)",
+        "from torch import cuda",
+        "import torch.backends.cudnn",
+        "from torch.backends.cudnn import flags",
+    ],
+)
+def test_calls_of_one_maker_are_seen(line: str) -> None:
+    assert _of_one_maker(ast.parse(line))
+
+
+def test_torchs_own_names_are_of_no_maker() -> None:
+    fine = "torch.accelerator.synchronize(); tensor.to('cuda'); torch.device('cuda').type"
+    assert not _of_one_maker(ast.parse(fine))
 
 
 def test_the_error_tree_is_drawn_as_it_is() -> None:

@@ -103,6 +103,20 @@ def nvfp4(layer: str, weight: Tensor) -> dict[str, Tensor]:
     }
 
 
+def sdnq_uint4(layer: str, weight: Tensor) -> dict[str, Tensor]:
+    """SDNQ's uint4 in groups of 16, where they fit, two codes a byte, the first below."""
+    weight = weight.float()
+    grouped = weight if weight.shape[1] % 16 else weight.reshape(len(weight), -1, 16)
+    least = grouped.amin(-1, keepdim=True)
+    scale = (grouped.amax(-1, keepdim=True) - least) / 15
+    codes = ((grouped - least) / scale).round().clamp(0, 15).to(torch.uint8).reshape(-1, 2)
+    packed = codes[:, 0] | (codes[:, 1] << 4)
+    return {f"{layer}.weight": packed, f"{layer}.scale": scale, f"{layer}.zero_point": least}
+
+
+SDNQ_SETTINGS = {"quant_method": "sdnq", "weights_dtype": "uint4", "sdnq_version": "0.2.8"}
+
+
 def unmarked(pack: Pack) -> Pack:
     """The same without the mark: types and names have to tell."""
 
@@ -113,10 +127,10 @@ def unmarked(pack: Pack) -> Pack:
     return packed
 
 
-def quantised_denoiser(pack: Pack) -> dict[str, Tensor]:
-    """The denoiser with its blocks' matrices packed, the rest in bfloat16."""
+def quantised_denoiser(pack: Pack, exact: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A denoiser, the tiny one or `exact`, its blocks' matrices packed, the rest in bfloat16."""
     state: dict[str, Tensor] = {}
-    for key, tensor in stored("denoiser").items():
+    for key, tensor in (stored("denoiser") if exact is None else exact).items():
         if is_matrix(key):
             state |= pack(key.removesuffix(".weight"), tensor)
         else:

@@ -13,10 +13,22 @@ from torch import Tensor
 from petzval.errors import CheckpointError
 from petzval.kernels.matrix_codes import decode_matrix
 from petzval.weights.comfy_quant import unpacked
+from petzval.weights.component import open_component
 from petzval.weights.source import packings, stored_codes
 from petzval.weights.tensors import TensorSource
 from tests.support import GOLDENS
-from tests.weights.formats import Pack, mark, mxfp8, nvfp4, saved, scaled_fp8, unmarked
+from tests.weights.formats import (
+    Pack,
+    mark,
+    mxfp8,
+    nvfp4,
+    older_scaled_fp8,
+    quantised_denoiser,
+    saved,
+    scaled_fp8,
+    settings,
+    unmarked,
+)
 
 WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]
@@ -98,6 +110,22 @@ def test_block_scales_that_are_no_numbers_are_found_when_they_are_read(
     source = unpacked(TensorSource.open(saved(tmp_path / "x", state)))
     with pytest.raises(CheckpointError, match=r"'a\.weight_scale' holds scales that are no num"):
         source.read("a.weight")
+
+
+@pytest.mark.parametrize("pack", [scaled_fp8, unmarked(scaled_fp8), older_scaled_fp8])
+def test_what_stands_before_all_keys_stands_before_scales_and_marks_too(
+    tmp_path: Path, pack: Pack
+) -> None:
+    state = quantised_denoiser(pack)
+    if pack is older_scaled_fp8:
+        state["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
+    plain = open_component(saved(tmp_path / "plain", state, settings("denoiser")))
+    prefixed = {f"model.diffusion_model.{key}": tensor for key, tensor in state.items()}
+    component = open_component(saved(tmp_path / "prefixed", prefixed, settings("denoiser")))
+    assert (component.kind, component.packings) == ("denoiser", ("float8_e4m3fn",))
+    assert set(component.source) == set(plain.source)
+    for key in plain.source:
+        assert torch.equal(component.source.read(key), plain.source.read(key)), key
 
 
 def test_exponents_may_be_called_what_they_are(tmp_path: Path) -> None:

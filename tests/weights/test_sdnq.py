@@ -24,7 +24,8 @@ from petzval.weights.source import stored_codes
 from petzval.weights.tensors import TensorSource
 from petzval.weights.verify import verify_checkpoint
 from tests.support import GOLDENS
-from tests.weights.formats import MATRICES, quantised_denoiser, saved
+from tests.weights.formats import MATRICES, quantised_denoiser, saved, sdnq_uint4
+from tests.weights.formats import SDNQ_SETTINGS as SETTINGS
 from tests.weights.support import copy_checkpoint, edit_json, velocity_of
 
 FILE = GOLDENS.parent / "formats" / "sdnq.safetensors"
@@ -96,27 +97,14 @@ def test_tables_tell_which_layers_differ() -> None:
     assert not is_named("block.10.attn.weight", ["block.1", "attn.weight"])
 
 
-def by_hand(layer: str, weight: Tensor) -> dict[str, Tensor]:
-    """uint4 in groups of 16, where they fit, two codes a byte, the first below."""
-    grouped = weight if weight.shape[1] % 16 else weight.reshape(len(weight), -1, 16)
-    least = grouped.amin(-1, keepdim=True)
-    scale = (grouped.amax(-1, keepdim=True) - least) / 15
-    codes = ((grouped - least) / scale).round().clamp(0, 15).to(torch.uint8).reshape(-1, 2)
-    packed = codes[:, 0] | (codes[:, 1] << 4)
-    return {f"{layer}.weight": packed, f"{layer}.scale": scale, f"{layer}.zero_point": least}
-
-
 def folder_of(tmp_path: Path, state: dict[str, Tensor]) -> Path:
     folder = copy_checkpoint(tmp_path)
     saved(folder / "transformer/diffusion_pytorch_model.safetensors", state)
     return folder
 
 
-SETTINGS = {"quant_method": "sdnq", "weights_dtype": "uint4", "sdnq_version": "0.2.8"}
-
-
 def test_a_published_folder(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, quantised_denoiser(by_hand))
+    folder = folder_of(tmp_path, quantised_denoiser(sdnq_uint4))
     with pytest.raises(CheckpointError, match="SDNQ, without the settings") as caught:
         Checkpoint.open(folder)
     assert caught.value.hint == NO_SETTINGS
@@ -149,7 +137,7 @@ def test_settings_decide_nothing_where_no_layer_is_sdnqs(tmp_path: Path) -> None
 
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, quantised_denoiser(by_hand))
+    folder = folder_of(tmp_path, quantised_denoiser(sdnq_uint4))
     variants: list[tuple[dict[str, Any], str]] = [
         ({"weights_dtype": "float6_e3m2fn"}, "by SDNQ as 'float6_e3m2fn', which is not read"),
         ({"use_codebook": True}, "with codebooks"),
