@@ -10,6 +10,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from petzval.inference.speeds import Speeds
+
 GOLDENS = Path(__file__).parent / "goldens" / "public"
 TINY_CHECKPOINT = GOLDENS / "checkpoint"
 
@@ -40,3 +42,10 @@ def golden_ranks() -> dict[bytes, int]:
     byte_of = {chr(byte): byte for byte in printable}
     byte_of |= {chr(256 + i): byte for i, byte in enumerate(others)}
     return {bytes(byte_of[letter] for letter in name): rank for name, rank in names.items()}
+
+
+QUICK_TO_READ = Speeds(
+    flops=1e10, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e9, read=1e13, sent=1e13
+)
+"""Of a machine on which nothing is won by reading ahead, so that plans with room keep all in place:
+those that are measured on a busy one tip from run to run."""

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import petzval
+from petzval.inference import planning
 from petzval.models.sizes import MINI_GPT_OSS, MINI_MMDIT, MINI_VAE
 from petzval.weights import unfetched
 from tests.cli.conftest import Run
+from tests.support import QUICK_TO_READ
 
 SPEEDS = {
     "flops": 1e11,
@@ -142,7 +144,11 @@ def test_mistakes(run: Run, words: list[str], message: str) -> None:
     assert "Traceback" not in err
 
 
-def test_generate_follows_a_plan_and_draws_the_same(run: Run, golden_checkpoint: Path) -> None:
+def test_generate_follows_a_plan_and_draws_the_same(
+    run: Run, golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With files that are read in no time, all stays; a streamed encoder rounds otherwise."""
+    monkeypatch.setattr(planning, "measured_speeds", lambda *machine: QUICK_TO_READ)
     words = ("generate", "a fox", "--model", golden_checkpoint, "--size", "64x64", "--steps", "1")
     words = (*words, "--device", "cpu", "--threads", "1")
     assert run(*words, "--out", "plain.png")[0] == 0

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from petzval.inference import compile as compiling
-from petzval.inference import graphs
+from petzval.inference import graphs, planning
 from petzval.inference.graphs import Function, GraphCache, GraphedDenoiser
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import Placement
 from petzval.inference.request import GenerationRequest
 from petzval.kernels import cuda_graph, dispatch
 from petzval.models.rope import mmdit_rope
+from tests.support import QUICK_TO_READ
 
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 3.0}
 
@@ -138,6 +139,7 @@ def test_a_plan_records_where_all_stays_and_there_is_room(
 ) -> None:
     """And forgets it where the weights go: they come back in another place."""
     monkeypatch.setattr(graphs, "graphs_ready", lambda device: (True, "as if"))
+    monkeypatch.setattr(planning, "measured_speeds", lambda *machine: QUICK_TO_READ)
     request = GenerationRequest(prompt="a red fox", **SMALL)
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "request": request}
     roomy = Pipeline.load(golden_checkpoint, memory="8GB", **options)
