@@ -105,7 +105,6 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
     from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
     from petzval.inference.planner import Planner
     from petzval.inference.terms import Budget
-    from petzval.kernels import backends
 
     encoder, denoiser, folded, rows = STRATEGIES[options.strategy]
     last = "resident" if encoder == "resident" else "staged"
@@ -119,12 +118,12 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
                 return each
         raise AssertionError(options.strategy)
 
-    def tight(self: Budget, placement: Placement) -> None:
+    def tight(self: Budget, placement: Placement) -> bool:
         """As under a limit that the placement just keeps."""
         del self, placement
-        backends.keep_heap(False)
+        return False
 
-    with patch.object(Planner, "choose", wanted), patch.object(Budget, "settle_heap", tight):
+    with patch.object(Planner, "choose", wanted), patch.object(Budget, "leaves_holes", tight):
         return Pipeline.load(
             options.folder, device="cpu", dtype=options.dtype, memory="1000GB", request=request
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from petzval.inference.placement import NetworkPlacement, Placement, Strategy
+from petzval.inference.residency import settle_heap
 from petzval.inference.terms import Budget
 from petzval.kernels import backends
 
@@ -54,5 +55,5 @@ def test_the_heap_is_kept_where_there_is_room_for_its_holes(
     placement = placed(device, 1_000_000_000)
     told = list[bool]()
     monkeypatch.setattr(backends, "keep_heap", lambda keep: told.append(keep))
-    limits.settle_heap(placement)
+    settle_heap(limits, placement)
     assert told == expected

@@ -16,7 +16,7 @@ from petzval.inference.dry_networks import Work
 from petzval.inference.placement import Placement
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planning import MemoryWarning, Planning
-from petzval.inference.residency import Residency
+from petzval.inference.residency import Residency, settle_heap
 from petzval.inference.terms import Terms
 from petzval.inference.way_back import WayBack
 
@@ -150,7 +150,7 @@ class Fitting:
         planner = self._planning.planner(work, placement.baseline_bytes)
         again = planner.again(placement)
         if terms.limits.holds(again):
-            terms.limits.settle_heap(again)
+            settle_heap(terms.limits, again)
             return True
         return False
 

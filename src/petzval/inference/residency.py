@@ -23,7 +23,7 @@ from petzval.inference.placement import (
     Storage,
     Strategy,
 )
-from petzval.inference.terms import Terms
+from petzval.inference.terms import Budget, Terms
 from petzval.kernels import backends
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.models.half import use_scaled_float16
@@ -42,6 +42,16 @@ Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
 """(name with a dot at the end, layer), in the order of their calls."""
 
 _TABLE = "model.embed_tokens.weight"
+
+
+def settle_heap(limits: Budget, placement: Placement) -> None:
+    """Have freed memory kept on a CPU where limits leave room for its holes, else given back.
+
+    A CPU that gives it back decodes 4-bit weights at a third of the speed.
+    """
+    roomy = limits.leaves_holes(placement)
+    if placement.device == "cpu" or not roomy:
+        backends.keep_heap(roomy)
 
 
 def parameter_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -250,7 +260,7 @@ class Residency:
         """
         dtype: torch.dtype = getattr(torch, placement.dtype)
         if terms is not None:
-            terms.limits.settle_heap(placement)
+            settle_heap(terms.limits, placement)
         denoiser, drawing = build_denoiser(
             checkpoint, placement.of(DENOISER).strategy, dtype, changed_layers(loras)
         )

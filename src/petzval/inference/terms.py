@@ -8,7 +8,6 @@ from typing import TypeAlias
 from petzval.inference.dry_networks import Work
 from petzval.inference.graphs import CAPACITY
 from petzval.inference.placement import Placement, parse_bytes
-from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 
 Amount: TypeAlias = int | str | None
@@ -51,17 +50,15 @@ class Budget:
             self.ram is None or placement.ram_bytes <= self.ram
         )
 
-    def settle_heap(self, placement: Placement) -> None:
-        """Have freed memory kept on a CPU where there is room for the holes in it, else given back.
+    def leaves_holes(self, placement: Placement) -> bool:
+        """Whether beside a placement there is room for the holes of a heap that keeps all pages.
 
-        A CPU that gives it back decodes 4-bit weights at a third of the speed.
+        On a CPU that is the memory of the placement's own device, else this process's RAM.
         """
         on_cpu = placement.device == "cpu"
         limit = self.memory if on_cpu else self.ram
         peak = placement.peak_bytes if on_cpu else placement.ram_bytes
-        roomy = limit is None or limit - peak >= max(_HOLES_BYTES, _HOLES_SHARE * peak)
-        if on_cpu or not roomy:
-            backends.keep_heap(roomy)
+        return limit is None or limit - peak >= max(_HOLES_BYTES, _HOLES_SHARE * peak)
 
     def holds_at_once(self, placement: Placement) -> bool:
         """The same where everything stays in place and runs beside each other, calls recorded."""

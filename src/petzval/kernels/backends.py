@@ -182,8 +182,8 @@ def keep_heap(keep: bool) -> bool:
     """Have glibc keep what was freed, up to 2 GiB, for what comes next; or give it back at once.
 
     By itself it learns to keep blocks of up to 32 MB and returns all others. Then the system clears
-    pages anew for every layer, a third of the time of a decoder on a CPU; and the holes between
-    blocks that are kept add up to a fifth to the peak of a process that was given a limit.
+    pages anew for every layer, up to a third of a decoder's time on a CPU; and the holes between
+    blocks that are kept add a fifth and more to the peak of a small process under a limit.
 
     Args:
         keep: for networks that stay, as long as memory is no matter; False under a limit.
