@@ -9,7 +9,7 @@ from benchmarks.case import Case, Prepared
 from petzval.bench import original
 from petzval.inference.compile import lay_channels
 from petzval.inference.denoise import packed_branch
-from petzval.kernels import backends, dispatch, fused, reference
+from petzval.kernels import backends, dispatch, fast, fused, reference
 from petzval.kernels.fp4 import decode_fp4
 from petzval.kernels.sequences import FusedStream
 from petzval.models.mmdit import MMDiT
@@ -122,6 +122,24 @@ def _decoding() -> Prepared:
     )
 
 
+def _doubling() -> Prepared:
+    """The second of the published decoder's three doublings, for a picture of 512 x 512."""
+    device = backends.default_device()
+    backends.keep_heap(True)
+    dtype, channels, side = _number(device), 512, 128
+    x = _draw(1, channels, side, side, seed=1, device=device, dtype=dtype)
+    weight = _draw(channels, channels, 3, 3, seed=2, device=device, dtype=dtype) / 68
+    bias = _draw(channels, seed=3, device=device, dtype=dtype)
+    return Prepared(
+        ways={
+            "doubled, then 3 x 3": lambda: reference.upsample_convolution(x, weight, bias),
+            "four 2 x 2 of the small picture": lambda: fast.upsample_convolution(x, weight, bias),
+        },
+        dtype=str(dtype).removeprefix("torch."),
+        facts={"channels": channels},
+    )
+
+
 CASES = (
     Case(
         name="joint-qkv",
@@ -144,6 +162,14 @@ CASES = (
         "group norm of that layout loses digits on a CPU",
         prepare=_channels,
         tolerance=1e-2,
+    ),
+    Case(
+        name="doubling-convolution",
+        title="nearest-neighbour doubling and convolution, published width, 128 x 128 to 256 x 256",
+        why="a doubled picture repeats itself: 16 products are enough in place of 36",
+        prepare=_doubling,
+        tolerance=0.05,
+        min_ratio=1.0,
     ),
     Case(
         name="decode-fp4",

@@ -28,6 +28,9 @@ _only_portable: ContextVar[bool] = ContextVar("petzval_only_portable", default=F
 ANSWERS_OF_A_DEVICE = (fused.float8_ready, varlen.choose)
 """Functions that compiled code asks, and that give one answer for a device and a type."""
 
+COLLAPSING = ("cpu", "cuda", "meta")
+"""Devices that double and convolve in one; meta, since a dry run stands for one of the others."""
+
 
 def _in_reference() -> bool:
     """Inside a `reference` block; never in a compiled graph, which cannot read the variable."""
@@ -319,6 +322,6 @@ def sink_attention(
 
 
 def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See `kernels.reference.upsample_convolution`; the collapsed form is used on CUDA."""
-    collapsed = x.is_cuda and not _in_reference()
+    """See `kernels.reference.upsample_convolution`; the collapsed form runs where it was tried."""
+    collapsed = x.device.type in COLLAPSING and not _in_reference()
     return (fast if collapsed else slow).upsample_convolution(x, weight, bias)

@@ -240,10 +240,13 @@ def upsample_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Doubling and 3 x 3 convolution as four 2 x 2 convolutions on the small picture.
 
     Each output parity sees only 2 x 2 distinct inputs, so the nine taps collapse to four per
-    parity: 16 products per small pixel in place of 36, the same sum up to rounding.
+    parity: 16 products per small pixel in place of 36, the same sum up to rounding. Weights of
+    half precision are added in float32 and rounded once.
     """
-    rows = torch.stack((_collapse(weight, 2, 0), _collapse(weight, 2, 1)))
+    taps = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    rows = torch.stack((_collapse(taps, 2, 0), _collapse(taps, 2, 1)))
     kernels = torch.stack([_collapse(rows[p], 3, q) for p in (0, 1) for q in (0, 1)])
+    kernels = kernels.to(weight.dtype)
     num_out = weight.shape[0]
     stacked = F.conv2d(x, kernels.flatten(0, 1), bias.repeat(4), padding=1)
     height, width = x.shape[-2:]
