@@ -42,6 +42,8 @@ def table(row: dict[str, Any]) -> str:
     if row["extrapolated"]:
         parts = ", ".join(f"{stage} x {share:.4g}" for stage, share in row["extrapolated"].items())
         lines.append(f"*Extrapolated* from a part of the networks by the count of work: {parts}.")
+    if row["setting"]["blocks"]:
+        lines.append("A decoder that several ways share was timed once a round.")
     return "\n".join(lines)
 
 

@@ -54,6 +54,11 @@ class Way:
     graphs: bool = False
     float8: bool = False
 
+    @property
+    def decoder(self) -> tuple[Arithmetic, bool]:
+        """What the way of decoding depends on: ways that agree in it decode alike."""
+        return self.arithmetic, self.compiled
+
 
 def ladder(scene: Scene, *, compile: bool) -> list[Way]:
     """The original's way and what comes after it, as far as this device knows it.
