@@ -42,7 +42,7 @@ from petzval.server.pool import (
     stop_pool,
 )
 from tests.server.running import Running, running
-from tests.support import QUICK_TO_READ
+from tests.support import PATIENCE, QUICK_TO_READ
 
 # Warnings of Ray are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -225,7 +225,7 @@ class _Told:
         self.thread.start()
 
     def _follow(self, studio: Running, job: str) -> None:
-        with studio.client.stream("GET", f"/v1/jobs/{job}/events", timeout=120) as stream:
+        with studio.client.stream("GET", f"/v1/jobs/{job}/events", timeout=PATIENCE) as stream:
             for line in stream.iter_lines():
                 field, _, value = line.partition(": ")
                 if field == "event":

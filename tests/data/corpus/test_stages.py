@@ -220,8 +220,15 @@ def test_ray_leaves_the_same_bytes(
 ) -> None:
     # In a process of its own: Ray's own warnings are not ours. It keeps a token in HOME.
     environment = {"HOME": str(tmp_path), "RAY_ADDRESS": "", "PYTHONWARNINGS": "ignore"}
+    # Its own processes have a minute or less to start, which is little on a busy machine.
+    for patience in (
+        "RAY_gcs_server_port_wait_time_s",
+        "RAY_gcs_server_request_timeout_seconds",
+        "RAY_worker_register_timeout_seconds",
+    ):
+        environment[patience] = f"{PATIENCE:.0f}"
     process = program("ray", corpus.folder, "", environment=environment)
-    assert process.wait(300) == 0
+    assert process.wait(2 * PATIENCE) == 0
     process.stdout.close()
     assert tree(corpus.folder) == undisturbed
 
