@@ -1,8 +1,9 @@
-"""What every test shares: one thread a worker, no network, and markers that say what is needed."""
+"""What every test shares: one thread a worker, no network, seeds, and markers of what is needed."""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 CHROMIUM = os.environ.get("PETZVAL_CHROMIUM") or shutil.which("chromium")
 """The browser that the page is tested in: the operating system's own."""
+
+# The same examples in every run, however busy the machine is and whatever an earlier run found.
+settings.register_profile(
+    "petzval",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("petzval")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDENS = REPOSITORY / "tests" / "goldens" / "public"
@@ -32,6 +45,14 @@ def goldens() -> Path:
 def golden_checkpoint(goldens: Path) -> Path:
     """The tiny random checkpoint in the published layout that the goldens were recorded from."""
     return goldens / "checkpoint"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test, and every fixture made for it, draws the same numbers, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,10 @@
-"""Where the golden files lie, and how a test reads them."""
+"""What many tests need: golden files and how they are read, patience, a machine's speeds."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,17 @@ from petzval.inference.speeds import Speeds
 
 GOLDENS = Path(__file__).parent / "goldens" / "public"
 TINY_CHECKPOINT = GOLDENS / "checkpoint"
+
+PATIENCE = 300.0
+"""Seconds that a test waits for what is going to happen: a busy machine is no failure."""
+
+
+def until(true: Callable[[], object]) -> None:
+    """Return when something has become true; fail where it does not."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.005)
 
 
 @cache

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx2
@@ -13,7 +12,7 @@ import pytest
 
 from petzval.cli import serve
 from tests.cli.conftest import Run
-from tests.support import TINY_CHECKPOINT
+from tests.support import PATIENCE, TINY_CHECKPOINT, until
 
 
 def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
@@ -70,13 +69,13 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
-            with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+            with httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
                 body = {"prompt": "a fox", "size": "64x64", "petzval": {"steps": 1}}
                 answer = client.post("/v1/images/generations", json=body)
                 assert answer.status_code == 200, answer.text
                 assert answer.json()["size"] == "64x64"
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=30)
+            _, log = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == 0
@@ -94,8 +93,7 @@ def test_the_page_is_opened_where_there_is_a_browser(
 
     monkeypatch.setattr("webbrowser.open", no_browser)
     serve._show("http://127.0.0.1:8000")
-    while any(thread.name == "petzval-open" for thread in threading.enumerate()):
-        time.sleep(0.01)
+    until(lambda: all(thread.name != "petzval-open" for thread in threading.enumerate()))
     said = capsys.readouterr()
     assert opened == ["http://127.0.0.1:8000"]
     assert said.out == "http://127.0.0.1:8000\n"

@@ -24,7 +24,7 @@ def picture(tmp_path: Path) -> Path:
 
 def _shell(command: str) -> tuple[int, str]:
     """Exit code and stderr of a line for a shell."""
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=540)
     return done.returncode, done.stderr
 
 

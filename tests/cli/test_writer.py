@@ -10,6 +10,7 @@ import pytest
 
 from petzval.cli.writer import PictureWriter
 from petzval.errors import RequestError
+from tests.support import PATIENCE
 
 PICTURES: list[Any] = ["first", "second", "third", "fourth", "fifth"]
 
@@ -19,7 +20,7 @@ def test_drawing_goes_on_while_a_picture_is_written_and_they_come_in_order() -> 
     threads = set[str]()
 
     def write(image: Any) -> Path:
-        assert may_write.wait(10)
+        assert may_write.wait(PATIENCE)
         threads.add(threading.current_thread().name)
         return Path(image)
 

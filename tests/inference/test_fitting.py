@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from petzval.errors import PlacementError
+from petzval.inference import planning
 from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
 from petzval.inference.pipeline import Pipeline
@@ -31,8 +32,10 @@ from petzval.inference.request import GenerationRequest
 from petzval.inference.residency import Residency
 from petzval.inference.speeds import Speeds
 from petzval.inference.terms import Budget, Terms
+from petzval.kernels import backends
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.weights.checkpoint import Checkpoint
+from tests.support import QUICK_TO_READ
 
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
@@ -314,8 +317,12 @@ def _staged(pipeline: Pipeline, prompt: Any, options: dict[str, Any]) -> Placeme
 # ── loaded with a limit, as a person does ─────────────────────────────────────────────────────────
 
 
-def test_a_loaded_limit_holds_for_every_request(golden_checkpoint: Path) -> None:
-    """The sizes of the process are its own here, so the figures are taken from the pipeline."""
+def test_a_loaded_limit_holds_for_every_request(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is set but the limit and what the machine and the process are."""
+    monkeypatch.setattr(planning, "measured_speeds", lambda *machine: QUICK_TO_READ)
+    monkeypatch.setattr(backends, "resident_bytes", lambda: 400_000_000)
     request = GenerationRequest(prompt=FOX, **SMALL)
     roomy = Pipeline.load(golden_checkpoint, device="cpu", memory="8GB", request=request)
     assert roomy.placement is not None

@@ -32,6 +32,7 @@ from petzval.models.vae import Autoencoder
 from petzval.weights.component import open_component
 from petzval.weights.convert import convert_component
 from tests.inference.test_loras import write_lora
+from tests.support import PATIENCE
 from tests.weights.formats import comfyui_encoder, original_vae, saved, settings
 
 FOX = "A red fox sleeping under a birch tree"
@@ -217,8 +218,8 @@ def test_words_encoded_ahead_do_not_end_a_thread_where_memory_runs_out(
     monkeypatch.setattr(pipeline, "encode_prompts", fail)
     drawer.prepare(model.name, make_plan(GenerationRequest(prompt=FOX, **SMALL), model.defaults))
     assert drawer._ahead is not None
-    drawer._ahead.join(20.0)  # an error of a thread would fail the test
-    pipeline.previews.wait(60.0)
+    drawer._ahead.join(PATIENCE)  # an error of a thread would fail the test
+    pipeline.previews.wait(PATIENCE)
 
 
 def test_an_error_of_a_late_decoding_is_raised_to_whoever_asks() -> None:
@@ -250,7 +251,7 @@ def test_nothing_is_encoded_while_the_networks_move(pipeline: Pipeline) -> None:
         thread = threading.Thread(target=encode)
         thread.start()
         assert not done.wait(0.05)
-    thread.join(20.0)
+    thread.join(PATIENCE)
     assert done.is_set()
 
 
@@ -283,7 +284,7 @@ def test_a_server_keeps_one_pipelines_weights_where_they_come_and_go(
     drawer = PipelineDrawer([golden_checkpoint], loras={"ink": style}, overlap=True, **OPTIONS)
     [model] = drawer.models
     base = drawer._loaded[model.name].pipeline
-    base.previews.wait(60.0)
+    base.previews.wait(PATIENCE)
     plan = make_plan(GenerationRequest(prompt=FOX, **SMALL), model.defaults)
 
     def drawn(loras: tuple[NamedLora, ...] = ()) -> np.ndarray[Any, Any]:
@@ -313,7 +314,7 @@ def test_a_server_keeps_one_pipelines_weights_where_they_come_and_go(
                 ended.set()
 
         engine.submit(Task(id="t", plan=plan, model=model.name, partials=1), listen)
-        assert ended.wait(60.0)
+        assert ended.wait(PATIENCE)
     assert isinstance(heard[-1], Ended)
     assert heard[-1].how == "done"
     shown = [event.partial for event in heard if isinstance(event, Stepped)]

@@ -34,6 +34,7 @@ from petzval.kernels import backends
 from petzval.weights.checkpoint import Checkpoint
 from tests.inference.test_fitting import SPEEDS
 from tests.inference.test_loras import write_lora
+from tests.support import PATIENCE
 
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 1.0, "seed": 3}
@@ -173,7 +174,7 @@ def test_what_stays_in_place_is_drawn_as_without_a_plan(
     assert last.images == () and last.finish is not None
     drawer.prepare("one", one.plan("words that come next", **SMALL))
     assert drawer._ahead is not None
-    drawer._ahead.join(20.0)
+    drawer._ahead.join(PATIENCE)
     before = drawer._ahead
     drawer.prepare("two", drawer._loaded["two"].pipeline.plan(FOX, **SMALL))
     assert drawer._ahead is before  # that encoder was put out

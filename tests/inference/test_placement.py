@@ -36,12 +36,20 @@ from petzval.inference.speeds import Speeds, measure_speeds
 from petzval.kernels import backends
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.source import total_bytes
+from tests.support import QUICK_TO_READ
 
 CPU = torch.device("cpu")
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 WORK = Work(grid=(4, 3), calls=2, branches=2, text_tokens=40)
 SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that depend neither on how fast this machine is now nor on what the process holds."""
+    monkeypatch.setattr(planning_module, "measured_speeds", lambda *machine: QUICK_TO_READ)
+    monkeypatch.setattr(backends, "resident_bytes", lambda: 400_000_000)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from petzval.inference.pipeline import Pipeline
 from petzval.inference.preview import LONGEST_SIDE, SmallPreviews, preview_pixels
 from petzval.inference.projection import CACHE_VARIABLE, LatentProjection, fit
 from petzval.models.vae import Autoencoder
+from tests.support import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
     may_go_on = threading.Event()
 
     def slow(autoencoder: Autoencoder) -> LatentProjection:
-        may_go_on.wait(20.0)
+        may_go_on.wait(PATIENCE)
         return fit(autoencoder)
 
     monkeypatch.setattr(preview, "make_projection", slow)
@@ -50,14 +51,14 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
     pipeline.previews.begin()
     assert _drawn(pipeline) == [False, False]
     may_go_on.set()
-    assert pipeline.previews.wait(60.0)
+    assert pipeline.previews.wait(PATIENCE)
     assert _drawn(pipeline) == [True, True]
 
 
 def test_the_second_time_it_is_found(pipeline: Pipeline) -> None:
     first = SmallPreviews(lambda: pipeline.autoencoder)
     first.begin()
-    assert first.wait(60.0)
+    assert first.wait(PATIENCE)
     second = SmallPreviews(lambda: pipeline.autoencoder)
     second.begin()
     assert second._fitting is None
@@ -74,7 +75,7 @@ def test_a_fit_that_fails_is_told_to_the_log_and_pictures_are_made(
     pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
     with caplog.at_level(logging.ERROR, "petzval.inference.preview"):
         pipeline.previews.begin()
-        assert not pipeline.previews.wait(20.0)
+        assert not pipeline.previews.wait(PATIENCE)
     assert "the device is gone" in caplog.text
     assert _drawn(pipeline) == [False, False]
 

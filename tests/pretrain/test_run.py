@@ -232,7 +232,7 @@ def torchrun(command: list[str], log: Path) -> int:
             env={**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"},
             stdout=file,
             stderr=subprocess.STDOUT,
-            timeout=300,
+            timeout=540,
             check=False,
         ).returncode
 

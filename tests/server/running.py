@@ -17,6 +17,7 @@ from petzval.server.run import StudioServer, listen
 from petzval.server.settings import ServerSettings
 from petzval.server.state import Studio
 from tests.server.scripted import ScriptedDrawer
+from tests.support import PATIENCE
 
 
 @dataclass(kw_only=True, eq=False)
@@ -63,7 +64,7 @@ def running(
         settings: of `ServerSettings`.
     """
     drawers = list(drawer) if isinstance(drawer, Sequence) else [drawer or ScriptedDrawer()]
-    made = ServerSettings(folder=folder, port=port, drain_seconds=5.0, **settings)
+    made = ServerSettings(folder=folder, port=port, drain_seconds=60.0, **settings)
     app = create_app(made, Engine(drawers, **(engine or {})), **(parts or {}))
     started = threading.Event()
     urls: list[str] = []
@@ -75,8 +76,8 @@ def running(
     server = StudioServer(app, listen(made), ready)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert started.wait(20)
-    with httpx2.Client(base_url=urls[0], timeout=20, trust_env=False) as client:
+    assert started.wait(PATIENCE)
+    with httpx2.Client(base_url=urls[0], timeout=PATIENCE, trust_env=False) as client:
         try:
             yield Running(
                 url=urls[0],
@@ -91,5 +92,5 @@ def running(
                 if isinstance(each, ScriptedDrawer):
                     each.gate.set()
             server.stop()
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive()

@@ -15,6 +15,7 @@ from petzval.inference.plan import GenerationPlan, MadeBy, PlannedImage
 from petzval.inference.request import GeneratedImage
 from petzval.inference.task import NamedLora, OfferedModel
 from petzval.inference.variants import Defaults
+from tests.support import PATIENCE
 
 MODEL = OfferedModel(
     name="scripted", defaults=Defaults(steps=4, guidance=1.0, base=128), loras=("ink",)
@@ -66,7 +67,7 @@ class ScriptedDrawer:
         self.drawn += [image.seed for image in plan.images]
         self.batches.append(len(plan.images))
         for step in range(1, plan.steps + 1):
-            self.gate.wait(20)
+            self.gate.wait(PATIENCE)
             time.sleep(self.seconds)
             if self.fail is not None:
                 for image in plan.images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import resource
 import socket
@@ -19,12 +18,14 @@ from petzval.server import connection
 from petzval.server.run import allow_files
 from tests.server.killable import killable
 from tests.server.running import running
+from tests.support import PATIENCE, until
 
 CROWD = 2500
 LIMIT = 256
 
-ANSWER_SECONDS = 2.0
-"""That a client waits at most, however many others hold sockets open."""
+ANSWER_SECONDS = 30.0
+"""That a client waits at most, however many others hold sockets open and whatever else the machine
+does; on an idle one it is some milliseconds."""
 
 GROWTH_BYTES = 64 << 20
 """Of the server's memory under the crowd: 26 KB a socket."""
@@ -42,30 +43,30 @@ def many_files() -> Generator[None]:
 
 @pytest.mark.usefixtures("many_files")
 def test_thousands_of_silent_connections_lock_nobody_out(tmp_path: Path) -> None:
-    with killable(tmp_path, seconds=0.0, max_connections=LIMIT) as url:
-        [process] = multiprocessing.active_children()
-        assert process.pid is not None
-        with httpx2.Client(base_url=url, timeout=10, trust_env=False) as client, ExitStack() as all:
-            _timed(client)  # so that all is loaded
-            memory, slowest, began = _memory(process.pid), 0.0, time.monotonic()
-            peers: list[socket.socket] = []
-            for number in range(CROWD):
-                peers.append(all.enter_context(socket.create_connection(_address(url), 10)))
-                if number % 100 == 99:
-                    slowest = max(slowest, _timed(client))
-            grown = _memory(process.pid) - memory
-            print(f"slowest answer {slowest:.3f} s, {grown / 2**20:.1f} MiB more")
-            assert slowest < ANSWER_SECONDS and grown < GROWTH_BYTES
-            while _alive(peers) > LIMIT or _sockets(process.pid) > LIMIT + 20:
-                assert time.monotonic() - began < 20, "those beyond the limit are turned away"
-                time.sleep(0.02)
-            assert _alive(peers) > LIMIT - 20, "and only those"
-            with httpx2.Client(base_url=url, timeout=10, trust_env=False) as newcomer:
-                assert _timed(newcomer) < ANSWER_SECONDS
-                job = newcomer.post("/v1/jobs", json={"prompt": "a fox"}).json()["id"]
-                while newcomer.get(f"/v1/jobs/{job}").json()["status"] != "done":
-                    assert time.monotonic() - began < 25
-            assert time.monotonic() - began < 25
+    """Nor does it help that who is silent for long is let go: here nobody is."""
+    with (
+        killable(
+            tmp_path, seconds=0.0, head_seconds=100 * PATIENCE, max_connections=LIMIT
+        ) as server,
+        _client(server.url) as client,
+        ExitStack() as all,
+    ):
+        _timed(client)  # so that all is loaded
+        memory, slowest = _memory(server.process), 0.0
+        peers: list[socket.socket] = []
+        for number in range(CROWD):
+            peers.append(all.enter_context(_connected(server.url)))
+            if number % 100 == 99:
+                slowest = max(slowest, _timed(client))
+        grown = _memory(server.process) - memory
+        print(f"slowest answer {slowest:.3f} s, {grown / 2**20:.1f} MiB more")
+        assert slowest < ANSWER_SECONDS and grown < GROWTH_BYTES
+        until(lambda: _alive(peers) <= LIMIT and _sockets(server.process) <= LIMIT + 20)
+        assert _alive(peers) > LIMIT - 20, "those beyond the limit are turned away, and only those"
+        with _client(server.url) as newcomer:
+            assert _timed(newcomer) < ANSWER_SECONDS
+            job = newcomer.post("/v1/jobs", json={"prompt": "a fox"}).json()["id"]
+            until(lambda: newcomer.get(f"/v1/jobs/{job}").json()["status"] == "done")
 
 
 @pytest.mark.usefixtures("many_files")
@@ -78,14 +79,17 @@ def test_a_server_asks_for_as_many_files_as_it_may_need() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1024, hard), "never fewer"
 
 
-def test_silence_gives_way_and_what_is_busy_stays(tmp_path: Path) -> None:
+def test_silence_gives_way_and_what_is_busy_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", PATIENCE)
     with running(tmp_path, max_connections=3) as studio, ExitStack() as all:
         studio.client.close()
         studio.drawer.gate.clear()
         asked = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
         def connect(data: bytes = b"") -> socket.socket:
-            peer = all.enter_context(socket.create_connection(_address(studio.url), 5))
+            peer = all.enter_context(_connected(studio.url))
             peer.sendall(data)
             return peer
 
@@ -105,7 +109,7 @@ def test_silence_gives_way_and_what_is_busy_stays(tmp_path: Path) -> None:
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in head
         assert re.search(rb'"code": "too_many_connections"', body)
-        assert time.monotonic() - began < connection.LINGER_SECONDS / 2, "told at once"
+        assert time.monotonic() - began < connection.LINGER_SECONDS, "told at once"
         for stream in (*streams, last):
             stream.setblocking(False)
             with pytest.raises(BlockingIOError):
@@ -120,7 +124,7 @@ def all_begin(streams: list[socket.socket]) -> bool:
 def test_a_closed_connection_leaves_its_place(tmp_path: Path) -> None:
     with running(tmp_path, max_connections=2) as studio:
         for _ in range(20):
-            with socket.create_connection(_address(studio.url), 5) as peer:
+            with _connected(studio.url) as peer:
                 asked = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
                 peer.sendall(asked)
                 assert b" 200 " in peer.recv(4096)
@@ -133,7 +137,7 @@ def test_requests_sent_in_one_go_are_all_answered(tmp_path: Path) -> None:
     last = asked.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     with (
         running(tmp_path, max_connections=2) as studio,
-        socket.create_connection(_address(studio.url), 5) as peer,
+        _connected(studio.url) as peer,
     ):
         peer.sendall(asked + asked + last)
         answer = b""
@@ -142,10 +146,14 @@ def test_requests_sent_in_one_go_are_all_answered(tmp_path: Path) -> None:
         assert answer.count(b"HTTP/1.1 200 ") == 3
 
 
-def _address(url: str) -> tuple[str, int]:
+def _connected(url: str) -> socket.socket:
     parts = urlsplit(url)
     assert parts.hostname is not None
-    return parts.hostname, parts.port or 0
+    return socket.create_connection((parts.hostname, parts.port or 0), PATIENCE)
+
+
+def _client(url: str) -> httpx2.Client:
+    return httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False)
 
 
 def _timed(client: httpx2.Client) -> float:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
 
 from tests.server.running import Running
+from tests.support import PATIENCE
 
 EXAMPLES = int(os.environ.get("PETZVAL_FUZZ", "8"))
 _ENDLESS = "/v1/events"
@@ -45,7 +46,7 @@ def _fuzz(operation: Any) -> None:
     )
     @given(case=operation.as_strategy())
     def every_answer(case: Any) -> None:
-        case.call_and_validate(checks=_CHECKS)
+        case.call_and_validate(checks=_CHECKS, timeout=PATIENCE)
 
     try:
         every_answer()

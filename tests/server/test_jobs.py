@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from petzval.errors import PlacementError
 from petzval.inference.image import read_recipe
 from tests.server.running import Running, running
 from tests.server.scripted import ScriptedDrawer
+from tests.support import until
 
 
 def events(studio: Running, path: str, **headers: str) -> list[tuple[str, dict[str, Any], str]]:
@@ -101,18 +103,21 @@ def test_the_queue_view_hears_of_all_jobs(studio: Running) -> None:
 
 
 def test_cancelling_stops_within_a_step_and_keeps_what_is_finished(studio: Running) -> None:
-    studio.drawer.seconds = 0.02
-    job = studio.submit(n=5, steps=20)
-    while not studio.client.get("/v1/pictures").json()["data"]:
-        pass
+    def stop_in_the_second(image: Any, step: int) -> None:
+        if (image.seed, step) == (8, 1):
+            studio.drawer.gate.clear()
+
+    studio.drawer.fail = stop_in_the_second
+    job = studio.submit(n=5, steps=20, seed=7)
+    until(lambda: studio.client.get("/v1/pictures").json()["data"])
     answer = studio.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert answer.status_code == 200
     job = studio.wait(job["id"])
     assert job["status"] == "cancelled"
-    assert 1 <= len(job["images"]) < 5
-    begun = len(studio.drawer.drawn)
-    assert studio.wait(studio.submit()["id"])["status"] == "done"
-    assert len(studio.drawer.drawn) == begun + 1
+    assert [picture["seed"] for picture in job["images"]] == [7]
+    studio.drawer.gate.set()
+    assert studio.wait(studio.submit(seed=100)["id"])["status"] == "done"
+    assert studio.drawer.drawn == [7, 8, 100]
     again = studio.client.post(f"/v1/jobs/{job['id']}/cancel").json()
     assert again["status"] == "cancelled"
 
@@ -120,11 +125,11 @@ def test_cancelling_stops_within_a_step_and_keeps_what_is_finished(studio: Runni
 def test_a_waiting_job_is_cancelled_at_once(studio: Running) -> None:
     studio.drawer.gate.clear()
     first, second, third = studio.submit(), studio.submit(), studio.submit()
-    place = studio.client.get(f"/v1/jobs/{third['id']}").json()["position"]
-    assert place in (2, 3)
+    until(lambda: studio.drawer.drawn)
+    assert studio.client.get(f"/v1/jobs/{third['id']}").json()["position"] == 2
     studio.client.post(f"/v1/jobs/{second['id']}/cancel")
     assert studio.wait(second["id"])["status"] == "cancelled"
-    assert studio.client.get(f"/v1/jobs/{third['id']}").json()["position"] == place - 1
+    assert studio.client.get(f"/v1/jobs/{third['id']}").json()["position"] == 1
     studio.drawer.gate.set()
     assert studio.wait(first["id"])["status"] == studio.wait(third["id"])["status"] == "done"
 
@@ -134,8 +139,7 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     drawer.gate.clear()
     with running(tmp_path, drawer, engine={"capacity": 2}) as studio:
         accepted = [studio.submit()["id"]]
-        while not drawer.drawn:
-            pass
+        until(lambda: drawer.drawn)
         accepted += [studio.submit()["id"], studio.submit()["id"]]
         answer = studio.client.post("/v1/jobs", json={"prompt": "one too many"})
         assert answer.status_code == 429
@@ -196,18 +200,24 @@ def test_what_has_no_room_is_refused_when_it_is_asked_for(studio: Running) -> No
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "does_not_fit")
 
 
-@pytest.mark.parametrize(
-    ("limit", "status"), [("wait_seconds", "failed"), ("draw_seconds", "failed")]
-)
-def test_a_job_whose_time_is_up_has_failed(tmp_path: Path, limit: str, status: str) -> None:
-    drawer = ScriptedDrawer(seconds=0.05)
-    settings: dict[str, Any] = {limit: 0.1}
-    with running(tmp_path, drawer, **settings) as studio:
-        first = studio.submit(steps=40)
-        waiting = studio.submit(steps=1)
-        late = waiting if limit == "wait_seconds" else first
-        job = studio.wait(late["id"])
+def test_a_job_that_is_drawn_for_too_long_has_failed(tmp_path: Path) -> None:
+    with running(tmp_path, ScriptedDrawer(seconds=0.05), draw_seconds=0.1) as studio:
+        job = studio.wait(studio.submit(steps=40)["id"])
         assert (job["status"], job["error"]["code"]) == ("failed", "timeout")
+
+
+def test_a_job_that_waits_for_too_long_has_failed(studio: Running) -> None:
+    """Found out between two steps of the one that it waits for, which has begun in time."""
+    studio.drawer.seconds = 0.05
+    studio.drawer.gate.clear()
+    first = studio.submit(steps=40)
+    until(lambda: studio.drawer.drawn)
+    studio.studio.jobs.settings = replace(studio.studio.settings, wait_seconds=0.1)
+    waiting = studio.submit(steps=1)
+    studio.drawer.gate.set()
+    job = studio.wait(waiting["id"])
+    assert (job["status"], job["error"]["code"]) == ("failed", "timeout")
+    studio.client.post(f"/v1/jobs/{first['id']}/cancel")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from typing import Any
 import httpx2
 
 from tests.server.killable import killable
+from tests.support import PATIENCE, until
 
 KILLS = int(os.environ.get("PETZVAL_KILLS", "3"))
 _STEP_SECONDS = 0.004
+_NO_END_SECONDS = 3600.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,7 +39,7 @@ def _load(url: str, seen: _Seen, stop: threading.Event, rng: random.Random) -> N
     """Ask for jobs, ask again for those that were not answered, look at pictures; until killed."""
     with (
         suppress(httpx2.HTTPError),
-        httpx2.Client(base_url=url, timeout=10, trust_env=False) as client,
+        httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client,
     ):
         for key in [key for key in seen.keys if key not in seen.jobs]:
             _ask(client, key, seen)
@@ -61,34 +63,32 @@ def _ask(client: httpx2.Client, key: str, seen: _Seen) -> None:
 
 
 def _ended(client: httpx2.Client, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        job = client.get(f"/v1/jobs/{id}").json()
-        if job["status"] not in ("queued", "running"):
-            return job
-        time.sleep(0.02)
-    raise AssertionError(f"{id} did not end")
+    def job() -> dict[str, Any]:
+        return client.get(f"/v1/jobs/{id}").json()
+
+    until(lambda: job()["status"] not in ("queued", "running"))
+    return job()
 
 
 def test_kill_minus_nine_loses_nothing(tmp_path: Path) -> None:
     rng = random.Random(20)
     seen = _Seen()
-    for _ in range(KILLS):
+    for kill in range(1, KILLS + 1):
         stop = threading.Event()
-        with killable(tmp_path, seconds=_STEP_SECONDS) as url:
-            load = threading.Thread(target=_load, args=(url, seen, stop, rng))
+        seconds = _STEP_SECONDS if kill < KILLS else _NO_END_SECONDS
+        with killable(tmp_path, seconds=seconds) as server:
+            load = threading.Thread(target=_load, args=(server.url, seen, stop, rng))
             before = len(seen.jobs)
             load.start()
-            while len(seen.jobs) == before and load.is_alive():
-                time.sleep(0.001)
+            until(lambda: len(seen.jobs) > before or not load.is_alive())  # noqa: B023
             time.sleep(rng.uniform(0, 0.2))
         stop.set()
         load.join()
     assert len(seen.jobs) >= KILLS
     assert _unfinished(tmp_path), "the last kill came in the middle of work"
     with (
-        killable(tmp_path, seconds=0.0) as url,
-        httpx2.Client(base_url=url, timeout=20, trust_env=False) as client,
+        killable(tmp_path, seconds=0.0) as server,
+        httpx2.Client(base_url=server.url, timeout=PATIENCE, trust_env=False) as client,
     ):
         for id in seen.jobs.values():
             job = _ended(client, id)

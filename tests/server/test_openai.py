@@ -15,6 +15,7 @@ from PIL import Image
 from petzval.inference.image import read_recipe
 from tests.server.running import Running, running
 from tests.server.scripted import ScriptedDrawer
+from tests.support import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def client(shared_studio: Running) -> Generator[openai.OpenAI]:
 
 
 def _client(studio: Running, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{studio.url}/v1", api_key=key, max_retries=0, timeout=20)
+    return openai.OpenAI(base_url=f"{studio.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
 
 
 def _picture(text: str | None) -> Image.Image:
@@ -166,13 +167,12 @@ def test_keys_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_who_goes_away_does_not_keep_the_device_busy(tmp_path: Path) -> None:
-    drawer = ScriptedDrawer(seconds=0.02)
+    drawer = ScriptedDrawer(seconds=0.2)
     with running(tmp_path, drawer) as studio:
         stream = _client(studio).images.generate(
             prompt="a fox", stream=True, extra_body={"petzval": {"steps": 100}}
         )
-        while not drawer.drawn:
-            pass
+        until(lambda: drawer.drawn)
         stream.close()
         [job] = studio.client.get("/v1/jobs").json()["data"]
         assert studio.wait(job["id"])["status"] == "cancelled"

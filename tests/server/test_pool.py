@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from petzval.errors import PlacementError
+from petzval.inference import planning
 from petzval.inference.engine import Drawer, Engine
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import make_plan
@@ -41,6 +42,7 @@ from petzval.server.pool import (
     stop_pool,
 )
 from tests.server.running import Running, running
+from tests.support import PATIENCE, QUICK_TO_READ
 
 # Warnings of Ray are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -88,8 +90,11 @@ def threads() -> Generator[None]:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("memory", [None, "8GB"])
-def test_a_drawer_asks_the_shared_encoder(golden_checkpoint: Path, memory: str | None) -> None:
+def test_a_drawer_asks_the_shared_encoder(
+    golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, memory: str | None
+) -> None:
     """What replicas do, without a cluster."""
+    monkeypatch.setattr(planning, "measured_speeds", lambda *machine: QUICK_TO_READ)
     pool = replace(_pool(golden_checkpoint), memory=memory)
     drawing = Drawing(pool, _Handle(Encoding(pool)))
     pipeline = _pipeline(golden_checkpoint)
@@ -220,7 +225,7 @@ class _Told:
         self.thread.start()
 
     def _follow(self, studio: Running, job: str) -> None:
-        with studio.client.stream("GET", f"/v1/jobs/{job}/events", timeout=120) as stream:
+        with studio.client.stream("GET", f"/v1/jobs/{job}/events", timeout=PATIENCE) as stream:
             for line in stream.iter_lines():
                 field, _, value = line.partition(": ")
                 if field == "event":

@@ -27,6 +27,7 @@ from tests.hub_server import (
     sha256,
     write_registry,
 )
+from tests.support import PATIENCE
 
 REPOSITORY = "someone/Tiny"
 DENOISER = "transformer/diffusion_pytorch_model.safetensors"
@@ -138,7 +139,7 @@ def _meeting(hub: FakeHub, together: threading.Barrier, met: list[str]) -> Any:
 
     def next_of(table: Any, path: str) -> int | None:
         if table is hub.cuts and path in (DENOISER, ENCODER, VAE):
-            together.wait(timeout=20)
+            together.wait(timeout=PATIENCE)
             met.append(path)
         return original(hub, table, path)
 

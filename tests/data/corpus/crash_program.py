@@ -16,13 +16,17 @@ from petzval.data.corpus.pictures import PictureReader
 from petzval.data.corpus.sources import FolderSource
 from petzval.data.corpus.stages import run_stage
 
+STILL_SECONDS = 20.0
+"""That it stands still in the middle of its work, for whoever wants to end it there."""
+
 
 class SlowMeasure(Measure):
-    """The same stage, slow enough to be caught in the middle."""
+    """The same stage, which stands still after the first two parts, of four pictures each."""
 
     def run(self, rows: pa.Table, pictures: PictureReader) -> pa.Table:
         """The same columns, later."""
-        time.sleep(1.0)
+        first = int(Path(rows["path"][0].as_py()).stem)
+        time.sleep(0.1 if first < 8 else STILL_SECONDS)
         return Measure.run(self, rows, pictures)
 
 
@@ -35,7 +39,7 @@ if __name__ == "__main__":
     def say(stage: str, done: int, total: int) -> None:
         """One line a part."""
         print(done, flush=True)
-        time.sleep(0.02)
+        time.sleep(STILL_SECONDS if what == "import" and done == 10 else 0.0)
 
     if what == "import":
         import_source(corpus, FolderSource(Path(argument)), progress=say)

@@ -24,6 +24,7 @@ from petzval.data.corpus.stages import StageRun, run_corpus_stage, run_stage
 from petzval.errors import DataError, MissingExtraError
 from tests.conftest import REPOSITORY
 from tests.data.corpus.planted import jpeg, make_corpus, scene, tree
+from tests.support import PATIENCE
 
 PROGRAM = Path(__file__).with_name("crash_program.py")
 
@@ -161,7 +162,7 @@ def test_ended_at_any_moment_and_run_again_the_bytes_are_the_same(
             break
     # A worker that is still starting may die of the same Ctrl-C first: then it is an error, 1.
     ends = {-end, 1} if end is signal.SIGINT and workers > 1 else {-end}
-    assert process.wait(60) in ends
+    assert process.wait(PATIENCE) in ends
     process.stdout.close()
     done = [part for part in corpus.parts() if corpus.marker("pixels", part) is not None]
     assert 2 <= len(done) < 6
@@ -179,14 +180,14 @@ def test_workers_end_with_the_process_that_started_them(corpus: Corpus) -> None:
         # By then both are at work.
         assert any(int(line) >= 1 for line in process.stdout)
         process.kill()
-        assert process.wait(60) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
         reader.start()
-        reader.join(60)
+        reader.join(PATIENCE)
         assert not reader.is_alive(), "a worker is still there"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        reader.join(60)
+        reader.join(PATIENCE)
         process.stdout.close()
 
 
@@ -219,8 +220,15 @@ def test_ray_leaves_the_same_bytes(
 ) -> None:
     # In a process of its own: Ray's own warnings are not ours. It keeps a token in HOME.
     environment = {"HOME": str(tmp_path), "RAY_ADDRESS": "", "PYTHONWARNINGS": "ignore"}
+    # Its own processes have a minute or less to start, which is little on a busy machine.
+    for patience in (
+        "RAY_gcs_server_port_wait_time_s",
+        "RAY_gcs_server_request_timeout_seconds",
+        "RAY_worker_register_timeout_seconds",
+    ):
+        environment[patience] = f"{PATIENCE:.0f}"
     process = program("ray", corpus.folder, "", environment=environment)
-    assert process.wait(300) == 0
+    assert process.wait(2 * PATIENCE) == 0
     process.stdout.close()
     assert tree(corpus.folder) == undisturbed
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,10 @@ from playwright.sync_api import Page, expect
 from petzval.inference.plan import PlannedImage
 from petzval.server.settings import Limits
 from tests.conftest import REPOSITORY
-from tests.server.browser.conftest import SECONDS, Open
+from tests.server.browser.conftest import Open
 from tests.server.running import Running, running
 from tests.server.scripted import ScriptedDrawer
+from tests.support import until
 
 pytestmark = pytest.mark.browser
 
@@ -33,13 +32,6 @@ def _slide(page: Page, selector: str, value: str) -> None:
 
 def _jobs(studio: Running) -> list[dict[str, Any]]:
     return studio.client.get("/v1/jobs").json()["data"]
-
-
-def _until(true: Callable[[], bool], seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_every_control_reaches_the_request(studio: Running, visit: Open) -> None:
@@ -91,7 +83,7 @@ def test_a_seed_is_new_unless_it_is_kept(studio: Running, visit: Open) -> None:
     for _ in range(2):
         page.keyboard.press("Control+Enter")
         expect(page.locator("#create")).to_be_enabled()
-    _until(lambda: len(_jobs(studio)) == 2)
+    until(lambda: len(_jobs(studio)) == 2)
     assert len({job["request"]["seed"] for job in _jobs(studio)}) == 2
     page.get_by_role("button", name="Roll a new seed").click()
     rolled = page.get_by_label("Seed", exact=True).input_value()
@@ -100,7 +92,7 @@ def test_a_seed_is_new_unless_it_is_kept(studio: Running, visit: Open) -> None:
         page.keyboard.press("p")
         page.keyboard.press("Control+Enter")
         expect(page.locator("#create")).to_be_enabled()
-    _until(lambda: len(_jobs(studio)) == 4)
+    until(lambda: len(_jobs(studio)) == 4)
     assert [str(job["request"]["seed"]) for job in _jobs(studio)[:2]] == [rolled, rolled]
 
 
@@ -116,7 +108,7 @@ def test_mistakes_are_said_in_words(tmp_path: Path, visit: Open) -> None:
         page.get_by_label("Prompt").fill("a fox")
         expect(alert).to_be_empty()
         page.get_by_role("button", name="Create").last.click()
-        _until(lambda: bool(_jobs(studio)) and _jobs(studio)[0]["status"] == "running")
+        until(lambda: bool(_jobs(studio)) and _jobs(studio)[0]["status"] == "running")
         for _ in range(2):
             page.get_by_role("button", name="Create").last.click()
             expect(page.locator("#create")).to_be_enabled()
@@ -126,7 +118,7 @@ def test_mistakes_are_said_in_words(tmp_path: Path, visit: Open) -> None:
 
 
 def test_steps_are_shown_as_they_come_and_a_job_can_be_stopped(tmp_path: Path, visit: Open) -> None:
-    drawer = ScriptedDrawer(seconds=0.02)
+    drawer = ScriptedDrawer(seconds=0.5)
     with running(tmp_path, drawer) as studio:
         page = visit(studio.url)
         page.get_by_label("Prompt").fill("a slow fox")
@@ -137,7 +129,7 @@ def test_steps_are_shown_as_they_come_and_a_job_can_be_stopped(tmp_path: Path, v
         expect(page.locator(".frame .preview")).to_be_visible()
         expect(page.locator(".standing").first).to_have_text(re.compile(r"Step \d+ of 60"))
         before = int(bar.get_attribute("aria-valuenow") or 0)
-        _until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > before)
+        until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > before)
         drawer.gate.clear()
         page.get_by_role("button", name="Cancel").click()
         expect(page.locator(".sheet-of-job")).to_have_count(0)

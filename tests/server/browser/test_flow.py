@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import random
+import socket
+import threading
 import time
+from collections.abc import Generator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -11,12 +17,16 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from petzval.inference.drawer import PipelineDrawer
+from petzval.inference.event import StepEvent
 from petzval.inference.image import read_recipe
+from petzval.inference.plan import GenerationPlan
+from petzval.inference.task import NamedLora
 from petzval.server.keys import LOCAL
 from petzval.server.tables import JobRow, PictureRow
 from tests.server.browser.conftest import SECONDS, Open
 from tests.server.running import running
 from tests.server.scripted import ScriptedDrawer
+from tests.support import until
 
 pytestmark = pytest.mark.browser
 
@@ -29,13 +39,31 @@ through; the rest is the browser's painting. A part, since seconds depend on wha
 does; on an idle core it was 0.16, with 157 layouts in all."""
 
 
+class _Held(PipelineDrawer):
+    """Makes no last step before its earlier ones were seen."""
+
+    seen: threading.Event
+
+    def draw(
+        self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan
+    ) -> Generator[StepEvent, None, None]:
+        with closing(super().draw(model, loras, plan)) as events:
+            for event in events:
+                if event.step == event.num_steps:
+                    self.seen.wait(SECONDS)
+                yield event
+
+
 def test_two_clicks_make_a_picture(tmp_path: Path, visit: Open) -> None:
-    drawer = PipelineDrawer(["mini"], device="cpu", dtype="float32")
+    seen = threading.Event()
+    drawer = _Held(["mini"], device="cpu", dtype="float32")
+    drawer.seen = seen
     with running(tmp_path, drawer) as studio:
         page = visit(studio.url)
         page.get_by_role("button", name="a red apple on a white background").click()
         page.get_by_role("button", name="Create").last.click()
         expect(page.locator(".frame .preview")).to_be_visible()
+        seen.set()
         expect(page.locator(".frame img.there")).to_be_visible()
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
@@ -54,11 +82,19 @@ def _pixels(picture: Image.Image) -> list[tuple[int, int, int]]:
     return [small.getpixel((x, y)) for x in range(16) for y in range(16)]  # pyright: ignore[reportReturnType]
 
 
+def _free_port() -> int:
+    """One that the system gives to nobody meanwhile, as it may those that it chooses itself."""
+    for port in random.Random(os.getpid()).sample(range(20_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, visit: Open) -> None:
     drawer = ScriptedDrawer()
     drawer.gate.clear()
-    with running(tmp_path, drawer) as studio:
-        port = int(studio.url.rpartition(":")[2])
+    port = _free_port()
+    with running(tmp_path, drawer, port=port) as studio:
         page = visit(studio.url)
         for prompt in ("first", "second"):
             page.get_by_label("Prompt").fill(prompt)
@@ -75,6 +111,7 @@ def test_a_restart_of_the_server_loses_nothing(tmp_path: Path, visit: Open) -> N
         expect(page.get_by_role("button", name="third, seed")).to_have_count(1)
         for prompt in ("first", "second"):
             expect(page.get_by_role("button", name=f"{prompt}, seed")).to_have_count(1)
+        until(lambda: not studio.client.get("/v1/jobs?status=running").json()["data"])
         jobs = studio.client.get("/v1/jobs").json()["data"]
         assert [job["status"] for job in jobs] == ["done"] * 3
         assert {job["id"] for job in seen} < {job["id"] for job in jobs}
