@@ -12,7 +12,7 @@ from petzval.diffusers import LensAutoencoder, LensPipeline, LensTransformer2DMo
 from petzval.errors import RequestError
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.convert import convert_checkpoint
-from tests.weights.formats import FILES, quantised_denoiser, saved, nvfp4
+from tests.weights.formats import FILES, nvfp4, quantised_denoiser, saved
 from tests.weights.support import copy_checkpoint, velocity_of
 
 
