@@ -12,7 +12,7 @@ from petzval.diffusers import LensAutoencoder, LensPipeline, LensTransformer2DMo
 from petzval.errors import RequestError
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.convert import convert_checkpoint
-from tests.weights.formats import FILES, quantised_denoiser, saved, scaled_fp8
+from tests.weights.formats import FILES, nvfp4, quantised_denoiser, saved
 from tests.weights.support import copy_checkpoint, velocity_of
 
 
@@ -105,7 +105,7 @@ def test_networks_alone_refuse_float16_too(golden_checkpoint: Path, tmp_path: Pa
 
 def test_a_quantised_network_alone_has_one_type(tmp_path: Path) -> None:
     coded = copy_checkpoint(tmp_path)
-    saved(coded / FILES["denoiser"], quantised_denoiser(scaled_fp8))
+    saved(coded / FILES["denoiser"], quantised_denoiser(nvfp4))
     network = LensTransformer2DModel.from_pretrained(coded, subfolder="transformer")
     assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
     assert torch.isfinite(velocity_of(network.network)).all()

@@ -9,7 +9,12 @@ from safetensors.torch import load_file
 from petzval.kernels.mlx_integers import MLX_BITS, decode_mlx
 from tests.support import GOLDENS
 
-RECORDED = load_file(GOLDENS.parent / "formats" / "mlx.safetensors")
+FORMATS = GOLDENS.parent / "formats"
+RECORDED = load_file(FORMATS / "mlx.safetensors") | {
+    key: value
+    for key, value in load_file(FORMATS / "mlx_lm.safetensors").items()
+    if key.startswith("float32.")
+}
 CASES = sorted({key.rpartition(".")[0] for key in RECORDED if key.count(".") == 3})
 
 
@@ -33,10 +38,10 @@ def test_every_width_was_recorded() -> None:
 
 @pytest.mark.parametrize("bits", MLX_BITS)
 def test_the_first_code_lies_in_the_lowest_bits(bits: int) -> None:
-    count = 32 // bits
-    codes = [i % (1 << bits) for i in range(1, count + 1)]
-    word = sum(code << (bits * i) for i, code in enumerate(codes)) | (1 << 31)
+    codes = [i % (1 << bits) for i in range(1, 33)]
     codes[-1] |= 1 << (bits - 1)  # the sign of a signed word is a bit like any other
-    words = torch.tensor([[word]], dtype=torch.uint32)
+    stream = sum(code << (bits * i) for i, code in enumerate(codes))
+    words = [(stream >> (32 * i)) & 0xFFFFFFFF for i in range(bits)]
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    assert decode_mlx(words, one, zero, bits, torch.float32).tolist() == [codes]
+    packed = torch.tensor([words], dtype=torch.uint32)
+    assert decode_mlx(packed, one, zero, bits, torch.float32).tolist() == [codes]

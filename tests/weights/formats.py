@@ -193,13 +193,19 @@ def write_gguf(
     texts: Mapping[str, str] | None = None,
     numbers: Mapping[str, int | float] | None = None,
     architecture: str = "lens",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Path:
-    """A GGUF file by the format's own library; values are quantised by it, raw uint8 is kept."""
+    """A GGUF file by the format's own library; values are quantised by it, raw uint8 is kept.
+
+    `shapes` are those of tensors that were folded to fit, in the settings of ComfyUI-GGUF.
+    """
     writer = gguf.GGUFWriter(file, architecture)
     for name, text in (texts or {}).items():
         writer.add_string(name, text)
     for name, number in (numbers or {}).items():
         (writer.add_uint32 if isinstance(number, int) else writer.add_float32)(name, number)  # pyright: ignore[reportArgumentType]
+    for name, shape in (shapes or {}).items():
+        writer.add_array(f"comfy.gguf.orig_shape.{name}", shape)
     for name, (values, kind) in tensors.items():
         form = gguf.GGMLQuantizationType[kind]
         raw = values if values.dtype == np.uint8 else gguf.quantize(values, form)

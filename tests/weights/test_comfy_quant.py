@@ -1,7 +1,8 @@
-"""Quantised layers that are damaged are refused by file and key."""
+"""Quantised layers: damaged ones are refused by file and key, and a folder is read as a file is."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from petzval.errors import CheckpointError
 from petzval.kernels.matrix_codes import decode_matrix
+from petzval.weights.assembly import assemble
+from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.comfy_quant import unpacked
 from petzval.weights.component import open_component
 from petzval.weights.source import packings, stored_codes
 from petzval.weights.tensors import TensorSource
+from petzval.weights.verify import verify_checkpoint
 from tests.support import GOLDENS
 from tests.weights.formats import (
     Pack,
@@ -29,6 +33,7 @@ from tests.weights.formats import (
     settings,
     unmarked,
 )
+from tests.weights.support import DENOISER_FILE, copy_checkpoint, velocity_of
 
 WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(1))
 State = dict[str, Tensor]
@@ -175,3 +180,19 @@ def test_a_rotation_of_gigabytes_is_refused_before_a_weight_is_read(tmp_path: Pa
     source = TensorSource.open(saved(tmp_path / "x", state))
     with pytest.raises(CheckpointError, match="rotated in groups of 16384"):
         unpacked(source)
+
+
+@pytest.mark.parametrize("pack", [nvfp4, mxfp8])
+def test_a_published_folder_is_read_as_the_single_file(tmp_path: Path, pack: Pack) -> None:
+    """The inner width of 341 is filled up in rows and in columns, and scales in whole tiles."""
+    state = quantised_denoiser(pack)
+    assert state["transformer_blocks.0.img_mlp.w1.weight"].shape[0] == 352
+    single = saved(tmp_path / "single", state, settings("denoiser"))
+    folder = copy_checkpoint(tmp_path)
+    shutil.copy(single, folder / DENOISER_FILE)
+    published = Checkpoint.open(folder)
+    assert verify_checkpoint(folder).passed
+    expected = velocity_of(assemble(single, folder, folder).load_denoiser(torch.float32))
+    for coded in (False, True):
+        denoiser = published.load_denoiser(torch.float32, coded=coded)
+        assert torch.equal(velocity_of(denoiser), expected)

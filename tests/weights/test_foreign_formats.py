@@ -27,7 +27,8 @@ def int8(weight: Tensor) -> Tensor:
 
 
 def words(weight: Tensor) -> Tensor:
-    return torch.zeros((weight.shape[0], weight.shape[1] // 8), dtype=torch.uint32)
+    """As MLX packs a convolution, which no layer of these networks is."""
+    return torch.zeros((*weight.shape, 1, 1), dtype=torch.uint32)
 
 
 def beside(codes: Callable[[Tensor], Tensor], **companions: Tensor) -> Pack:

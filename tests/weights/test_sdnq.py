@@ -28,15 +28,17 @@ from tests.weights.formats import MATRICES, quantised_denoiser, saved, sdnq_uint
 from tests.weights.formats import SDNQ_SETTINGS as SETTINGS
 from tests.weights.support import copy_checkpoint, edit_json, velocity_of
 
-FILE = GOLDENS.parent / "formats" / "sdnq.safetensors"
-RECORDED = load_file(FILE)
+FILES = [GOLDENS.parent / "formats" / f"{name}.safetensors" for name in ("sdnq", "sdnq_matmul")]
+RECORDED = load_file(FILES[0]) | load_file(FILES[1])
 CASES = sorted({key.partition(".")[0] for key in RECORDED})
 LAYER = "transformer_blocks.0.attn.img_qkv"
 
 
 def settings_of(case: str) -> dict[str, Any]:
-    with safe_open(FILE, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-        metadata = file.metadata() or {}
+    metadata: dict[str, str] = {}
+    for path in FILES:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            metadata |= file.metadata() or {}
     return json.loads(metadata[case])["settings"] | {"sdnq_version": metadata["sdnq"]}
 
 
@@ -72,7 +74,9 @@ def test_the_librarys_own_numbers(tmp_path: Path, case: str) -> None:
         decoded(tmp_path, parts_of(case), settings_of(case)),
         RECORDED[f"{case}.decoded"],
     )
-    if "svd" in case or "hadamard" in case:  # sums, whose order is the machine's
+    if any(
+        word in case for word in ("svd", "rank", "hadamard")
+    ):  # sums, in any order
         assert torch.allclose(weight, expected, rtol=0, atol=2e-6 * float(expected.abs().max()))
     else:
         assert torch.equal(weight, expected)
@@ -167,6 +171,14 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
         ("int4", {"scale": torch.ones(32, 4, 1).int()}, "is of I32, expected floats"),
         ("int3", {"weight": torch.zeros(7, dtype=torch.uint8)}, "of int3"),
         ("int8", {"weight": torch.zeros(32, 64)}, "has dtype F32, expected I8"),
+        # As many scales as another shape of so many codes would have rows.
+        ("int8_rows", {"weight": torch.zeros(64, 32, dtype=torch.int8)}, r"is \[32, 1\] beside"),
+        ("int8_rows", {"scale": torch.ones(32)}, r"is \[32\] beside"),
+        ("int8", {"scale": torch.ones(32, 8, 1)}, r"is \[32, 8, 1\] beside \[32, 4, 16\]"),
+        ("int8_matmul", {"scale": torch.ones(1, 31)}, r"is \[1, 31\] beside"),
+        ("int8_tensor", {"scale": torch.ones(2)}, r"is \[2\] beside"),
+        ("int8_tensor", {"weight": torch.zeros(9, dtype=torch.int8)}, r"beside \[9\]"),
+        ("int4", {"scale": torch.ones(1 << 20, 1)}, r"is \[1048576, 1\] beside"),
         ("uint4_svd", {"svd_down": None}, "one factor"),
         ("uint4_svd", {"svd_up": torch.ones(31, 8)}, "and its partner"),
         ("int4", {"scale": torch.full((32, 4, 1), torch.nan)}, "no numbers"),
@@ -192,6 +204,8 @@ def test_settings_that_lie(tmp_path: Path) -> None:
         values = rotated | {"hadamard_group_size": group}
         with pytest.raises(ConfigError, match="settings of 'a' cannot be read"):
             SdnqSettings(values=values, where="here").layer("a")
+    with pytest.raises(ConfigError, match="modules_to_not_use_matmul is no list"):
+        SdnqSettings(values={"modules_to_not_use_matmul": "all"}, where="here").layer("a")
     table = {"int8": [f"{number:x}*" for number in range(10_001)]}
     with pytest.raises(ConfigError, match="names 10,001 modules; no model has so many"):
         SdnqSettings(values={"modules_dtype_dict": table}, where="here").layer("a")

@@ -31,7 +31,7 @@ from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens, Sigmas, TextFeatures, TextTokens
 from petzval.weights.checkpoint import materialise
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
-from petzval.weights.opening import open_denoiser, open_tensors
+from petzval.weights.opening import open_part
 from petzval.weights.published import (
     ComponentConfig,
     denoiser_config_in,
@@ -39,6 +39,7 @@ from petzval.weights.published import (
     vae_config_in,
 )
 from petzval.weights.source import FLOAT8, Source, packing_of, packings
+from petzval.weights.views import without_padding
 from petzval.weights.writing import Component, save_component
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -253,8 +254,10 @@ def _load(config: ComponentConfig, folder: Path, dtype: torch.dtype | None) -> A
         RequestError: the dtype cannot hold it.
     """
     number = None if dtype is None else checked_dtype(dtype)
-    source = open_denoiser(folder) if isinstance(config, MMDiTConfig) else open_tensors(folder)
-    refuse(find_problems(source, expected_tensors(config)))
+    kind = "denoiser" if isinstance(config, MMDiTConfig) else "vae"
+    wanted = expected_tensors(config)
+    source = without_padding(open_part(folder, kind), wanted)
+    refuse(find_problems(source, wanted))
     module = build_on_meta(config)
     materialise(module, source, _one_type(source) if number is None else number, "cpu")
     return module

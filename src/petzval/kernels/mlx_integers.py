@@ -1,6 +1,7 @@
 """MLX's integers: a few bits a value, with one scale and one offset for every group in a row.
 
-A 32-bit word holds 32 / bits codes, the first in its lowest bits. MLX has no name for the format
+Words of 32 bits are one stream, the first code in the lowest bits; codes of 3, 5 and 6 bits cross
+words, and never the runs of a few bytes in which whole codes end. MLX has no name for the format
 beyond "affine".
 """
 
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float, UInt32
 from torch import Tensor
 
-MLX_BITS = (2, 4, 8)
-"""Widths whose codes do not cross words; MLX's others (3, 5, 6) do."""
+MLX_BITS = (2, 3, 4, 5, 6, 8)
+"""Widths of a code."""
 
 
 def decode_mlx(
@@ -29,8 +30,19 @@ def decode_mlx(
         bits: of a code, one of `MLX_BITS`.
         dtype: result type.
     """
-    shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=words.device)
-    codes = (words.view(torch.int32)[..., None] >> shifts) & ((1 << bits) - 1)
-    grouped = codes.float().reshape(*scales.shape, -1)
+    grouped = _codes(words, bits).float().reshape(*scales.shape, -1)
     values = grouped * scales.float()[..., None] + biases.float()[..., None]
     return values.flatten(-2).to(dtype)
+
+
+def _codes(words: Tensor, bits: int) -> Tensor:
+    """[rows, words] → integers [rows, columns]."""
+    if 32 % bits:  # 24 bits hold whole codes of 3 and 6, 40 those of 5
+        run = 5 if bits == 5 else 3
+        pieces = words.contiguous().view(torch.uint8).unflatten(-1, (-1, run)).long()
+        shifts = torch.arange(0, 8 * run, 8, device=words.device)
+        runs, width = (pieces << shifts).sum(-1), 8 * run
+    else:
+        runs, width = words.view(torch.int32), 32
+    shifts = torch.arange(0, width, bits, dtype=runs.dtype, device=words.device)
+    return ((runs[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)

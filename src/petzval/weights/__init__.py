@@ -9,10 +9,12 @@ checkpoint   a whole folder: checked first, then loaded part by part
 key_tables   other programs' names of tensors, complete in both directions
 comfy_quant  ComfyUI's quantised layers
 foreign_formats  what is not read, named with the way out
-mlx_quant    layers in MLX's integers
+mlx_quant    layers in MLX's integers and MXFP4
 gguf_source  tensors of a GGUF file
 recognition  which network a file holds, behind any prefix, beside any other
 views        each component under its published names (the text encoder: encoder_views)
+expert_banks gates and ups that others keep apart, put together
+opening      a component's folder, in any program's names and codes
 component    one component from any file, recognised by its keys
 assembly     a checkpoint put together from parts
 convert      one format into another

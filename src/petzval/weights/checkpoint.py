@@ -17,11 +17,10 @@ from petzval.models.mmdit import MMDiT, MMDiTConfig
 from petzval.models.sizes import LENS_GPT_OSS, LENS_MMDIT
 from petzval.models.vae import Autoencoder, AutoencoderConfig
 from petzval.weights.component import match_packing
-from petzval.weights.foreign_formats import refuse_foreign
 from petzval.weights.kept_codes import keep_codes
 from petzval.weights.lora import Lora, changed_layers, changed_weight
 from petzval.weights.manifest import build_on_meta, expected_tensors, find_problems, refuse
-from petzval.weights.opening import open_denoiser, open_tensors
+from petzval.weights.opening import open_part
 from petzval.weights.published import (
     DENOISER,
     ENCODER,
@@ -38,6 +37,7 @@ from petzval.weights.published import (
     read_vae_config,
 )
 from petzval.weights.source import Source
+from petzval.weights.views import without_padding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,18 +88,16 @@ class Checkpoint:
         check_model_index(folder)
         check_scheduler(folder)
         denoiser_config, vae_config = read_denoiser_config(folder), read_vae_config(folder)
-        denoiser_source = open_denoiser(folder / DENOISER)
-        encoder_source = open_tensors(folder / ENCODER)
+        denoiser_source = open_part(folder / DENOISER, "denoiser")
+        encoder_source = open_part(folder / ENCODER, "encoder")
         encoder_config = match_packing(read_encoder_config(folder), encoder_source)
-        vae_source = open_tensors(folder / VAE)
+        vae_source = open_part(folder / VAE, "vae")
         place = str(folder / DENOISER / "config.json")
         check_fit(place, denoiser_config, encoder_config, vae_config)
-        for source in (encoder_source, vae_source):
-            refuse_foreign(source, source.files[0].parent)
-        problems = find_problems(denoiser_source, expected_tensors(denoiser_config))
-        problems += find_problems(encoder_source, expected_tensors(encoder_config))
-        problems += find_problems(vae_source, expected_tensors(vae_config))
-        refuse(problems)
+        denoiser_source, problems = _compared(denoiser_source, denoiser_config)
+        encoder_source, others = _compared(encoder_source, encoder_config)
+        vae_source, last = _compared(vae_source, vae_config)
+        refuse(problems + others + last)
         return cls(
             folder=folder,
             denoiser_config=denoiser_config,
@@ -242,9 +240,10 @@ def open_encoder(component: str | Path) -> tuple[GptOssConfig, Source]:
     component = Path(component)
     if not component.is_dir():
         raise CheckpointError(f"{component}: expected a text encoder's folder")
-    source = open_tensors(component)
+    source = open_part(component, "encoder")
     config = match_packing(encoder_config_in(component), source)
-    refuse(find_problems(source, expected_tensors(config)))
+    source, problems = _compared(source, config)
+    refuse(problems)
     return config, source
 
 
@@ -268,6 +267,13 @@ def load_encoder(
     module.selected_layers = tuple(selected_layers)
     materialise(module, source, dtype, device)
     return module
+
+
+def _compared(source: Source, config: ComponentConfig) -> tuple[Source, list[str]]:
+    """A part as its architecture wants it, and every difference that is left."""
+    wanted = expected_tensors(config)
+    source = without_padding(source, wanted)
+    return source, find_problems(source, wanted)
 
 
 def _config_bytes(config: ComponentConfig) -> bytes:

@@ -116,7 +116,7 @@ def examine_component(
     metadata = _metadata(opened)
     refuse_foreign(opened, path, but_mlx=True)
     kind, raw = one_network(opened, path, expected)
-    if kind != "denoiser":
+    if kind == "vae":
         refuse_foreign(raw, path)
     tokenizer = _tokenizer(raw)
     if TOKENIZER_KEY in raw:
@@ -223,7 +223,7 @@ def _view(
         return denoiser_view(raw, metadata, settings)
     if kind == "vae":
         return vae_view(raw)
-    return encoder_view(raw, metadata, keep=keep)
+    return encoder_view(raw, metadata, settings, keep=keep)
 
 
 def _config(

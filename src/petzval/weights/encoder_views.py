@@ -1,14 +1,16 @@
-"""The text encoder's tensors in their published form, from the files of three other programs.
+"""The text encoder's tensors in their published form, from the files of four other programs.
 
-ComfyUI keeps banks of experts the other way round and in NVFP4, llama.cpp keeps gates and ups
-apart, OpenAI's own files keep query, key and value together. Four-bit experts stay in four bits.
+ComfyUI keeps banks of experts the other way round and in NVFP4, llama.cpp and MLX keep gates and
+ups apart, OpenAI's own files keep query, key and value together. Four-bit experts stay in four
+bits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,32 +19,43 @@ from petzval.errors import CheckpointError
 from petzval.kernels.ggml import mxfp4_parts
 from petzval.models.experts import PACKINGS
 from petzval.weights.comfy_quant import QuantisedLayer, check_scales, quantised_layers, unpacked
+from petzval.weights.expert_banks import published_experts
 from petzval.weights.gguf_source import GgufSource
 from petzval.weights.key_tables import ENCODER_GGUF, ENCODER_OPENAI
+from petzval.weights.mlx_quant import mlx_mxfp4_parts, unpacked_mlx
 from petzval.weights.source import (
     DerivedSource,
     DerivedTensor,
     Source,
     changed,
     derived,
-    joined,
     packing_of,
 )
 
 _BANK = re.compile(r"model\.layers\.\d+\.mlp\.experts\.(gate_up_proj|down_proj)")
-_GGUF_EXPERTS = re.compile(r"blk\.(?P<i>\d+)\.ffn_(?P<part>gate|up|down|gate_up)_exps\.weight")
+_BANK_WEIGHT = re.compile(rf"{_BANK.pattern}\.weight")
+_GGUF_EXPERTS = re.compile(
+    r"(?P<name>blk\.(?P<i>\d+)\.ffn_(?:gate|up|down|gate_up)_exps)\.(?:weight|bias)"
+)
+_MLX_EXPERTS = re.compile(r"model\.layers\.(?P<i>\d+)\.mlp\.experts\.(?:gate|up)_proj\.weight")
+_MLX_BANK, _MLX_PARTS = "model.layers.{i}.mlp.experts.{part}_proj", ("gate", "up", "down")
 
 
 def encoder_view(
-    source: Source, metadata: Mapping[str, str], *, keep: Collection[str] = PACKINGS
+    source: Source,
+    metadata: Mapping[str, str],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    keep: Collection[str] = PACKINGS,
 ) -> Source:
     """A text encoder from any of its files.
 
     Args:
         source: without prefix.
         metadata: of a safetensors file's header.
-        keep: formats in which experts stay packed (NVFP4 of ComfyUI, MXFP4 of GGUF); in others
-            they are decoded.
+        settings: of its config.json, which may tell the groups of MLX's codes.
+        keep: formats in which experts stay packed (NVFP4 of ComfyUI, MXFP4 of GGUF and MLX); in
+            others they are decoded.
 
     Raises:
         CheckpointError: a quantised layer is damaged, or half of a pair is missing.
@@ -55,6 +68,7 @@ def encoder_view(
     if not any(key.startswith("model.") for key in source):
         names = {key: key if key.startswith("lm_head.") else f"model.{key}" for key in source}
         source = DerivedSource(source, [derived(source, key, names[key]) for key in source])
+    source = _encoder_from_mlx(source, settings, keep=keep)
     return _encoder_from_comfyui(source, metadata, keep=keep)
 
 
@@ -72,11 +86,11 @@ def _encoder_from_comfyui(
     source: Source, metadata: Mapping[str, str], *, keep: Collection[str]
 ) -> Source:
     """Expert banks [E, out, in] under `.weight`; the published form is [E, in, out]."""
-    if not any(_BANK.fullmatch(key.removesuffix(".weight")) for key in source):
+    num_banks = sum(1 for key in source if _BANK_WEIGHT.fullmatch(key))
+    if not num_banks:
         return unpacked(source, metadata)
     layers = quantised_layers(source, metadata)
     banks = [layer for layer in layers if _BANK.fullmatch(layer.name)]
-    num_banks = sum(1 for key in source if _BANK.fullmatch(key.removesuffix(".weight")))
     packed: list[QuantisedLayer] = []
     if "nvfp4" in keep and len(banks) == num_banks and {bank.kind for bank in banks} == {"nvfp4"}:
         packed = banks
@@ -127,103 +141,39 @@ def _nvfp4_parts(source: Source, bank: QuantisedLayer) -> Iterable[DerivedTensor
 
 
 def _encoder_from_gguf(source: Source, gguf: GgufSource, *, keep: Collection[str]) -> Source:
-    """llama.cpp keeps gates and ups apart, or one after the other; published, they alternate."""
-    experts = {
-        key: (match["i"], match["part"])
-        for key in source
-        if (match := _GGUF_EXPERTS.fullmatch(key)) is not None
-    }
-    biases = {
-        key.removesuffix("weight") + "bias" for key, (_, part) in experts.items() if part != "down"
-    }
+    """llama.cpp keeps gates and ups apart, or one after the other."""
+    layers: dict[str, set[str]] = {}
+    for key in source:
+        match = _GGUF_EXPERTS.fullmatch(key)
+        if match is not None:
+            layers.setdefault(match["i"], set()).add(match["name"])
+    experts = {name for names in layers.values() for name in names}
     tensors = [
         derived(source, key, ENCODER_GGUF.to_ours(key))
         for key in source
-        if key not in experts and key not in biases
+        if key.rpartition(".")[0] not in experts
     ]
-    packed = (
-        "mxfp4" in keep
-        and bool(experts)
-        and all(packing_of(source.infos[key]) == "MXFP4" for key in experts)
-    )
-    for i in sorted({i for i, _ in experts.values()}, key=int):
-        tensors += _gguf_layer(source, gguf, i, packed=packed)
+
+    def parts(key: str) -> tuple[Tensor, Tensor]:
+        return mxfp4_parts(gguf.read_blocks(_name_in_file(gguf, key)))
+
+    packed = _all_mxfp4(source, experts) and "mxfp4" in keep
+    for i in sorted(layers, key=int):
+        start = f"blk.{i}.ffn_"
+        fused = f"{start}gate_up_exps"
+        tensors += published_experts(
+            source,
+            f"model.layers.{i}.mlp.experts",
+            [fused] if fused in layers[i] else [f"{start}gate_exps", f"{start}up_exps"],
+            f"{start}down_exps",
+            parts=parts if packed else None,
+        )
     return DerivedSource(source, tensors)
 
 
-def _gguf_layer(source: Source, gguf: GgufSource, i: str, *, packed: bool) -> list[DerivedTensor]:
-    """The experts of one layer."""
-    owner, block = f"model.layers.{i}.mlp.experts", f"blk.{i}."
-    fused = f"{block}ffn_gate_up_exps"
-    up = (
-        [fused] if f"{fused}.weight" in source else [f"{block}ffn_gate_exps", f"{block}ffn_up_exps"]
-    )
-    tensors: list[DerivedTensor] = []
-    for name, pieces in (("gate_up_proj", up), ("down_proj", [f"{block}ffn_down_exps"])):
-        for piece in pieces:
-            for parameter in ("weight", "bias"):
-                if f"{piece}.{parameter}" not in source:
-                    raise CheckpointError(
-                        f"{source.files[0]}: key '{piece}.{parameter}' is missing",
-                        "download or convert the file again",
-                    )
-        keys = [f"{piece}.weight" for piece in pieces]
-        order = _alternating if name == "gate_up_proj" else _same
-        tensors += _gguf_bank(source, gguf, f"{owner}.{name}", keys, order, packed=packed)
-        if name == "gate_up_proj":
-            bias_keys = [f"{piece}.bias" for piece in pieces]
-            shape = source.infos[bias_keys[0]].shape
-            shape = (shape[0], shape[1] * len(pieces))
-            tensors.append(joined(source, f"{owner}.{name}_bias", bias_keys, shape, order))
-    return tensors
-
-
-def _gguf_bank(
-    source: Source,
-    gguf: GgufSource,
-    name: str,
-    keys: list[str],
-    order: Callable[[list[Tensor]], Tensor],
-    *,
-    packed: bool,
-) -> list[DerivedTensor]:
-    shapes = [source.infos[key].shape for key in keys]
-    if any(len(shape) != 3 or shape != shapes[0] for shape in shapes):
-        raise CheckpointError(
-            f"{source.files[0]}: key {keys[0]!r} has shape {list(shapes[0])}, which does not fit "
-            "a bank of experts or its other half"
-        )
-    experts, rows, columns = shapes[0]
-    rows *= len(keys)
-    if not packed:
-        whole = joined(
-            source,
-            name,
-            keys,
-            (experts, columns, rows),
-            lambda parts: order(parts).transpose(1, 2).to(torch.bfloat16),
-            "BF16",
-        )
-        return [whole]
-    size = sum(source.infos[key].num_bytes for key in keys)
-    names = [_name_in_file(gguf, key) for key in keys]
-
-    def part(index: int) -> Callable[[], Tensor]:
-        return lambda: order([mxfp4_parts(gguf.read_blocks(name))[index] for name in names])
-
-    blocks = DerivedTensor(
-        key=f"{name}_blocks",
-        file=source.files[0],
-        shape=(experts, rows, columns // 32, 16),
-        dtype="U8",
-        num_bytes=size // 17 * 16,
-        load=part(0),
-        packing="MXFP4",
-    )
-    scales = replace(
-        blocks, key=f"{name}_scales", shape=blocks.shape[:3], num_bytes=size // 17, load=part(1)
-    )
-    return [blocks, scales]
+def _all_mxfp4(source: Source, banks: Collection[str]) -> bool:
+    keys = [f"{bank}.weight" for bank in banks if f"{bank}.weight" in source]
+    return bool(keys) and all(packing_of(source.infos[key]) == "MXFP4" for key in keys)
 
 
 def _name_in_file(gguf: GgufSource, key: str) -> str:
@@ -231,14 +181,32 @@ def _name_in_file(gguf: GgufSource, key: str) -> str:
     return next(name for name in gguf.tensors if name == key or name.endswith(f".{key}"))
 
 
-def _alternating(parts: list[Tensor]) -> Tensor:
-    """Gates and ups (two tensors, or the halves of one) → gate 0, up 0, gate 1, up 1 …, by rows."""
-    gates, ups = parts if len(parts) == 2 else parts[0].chunk(2, dim=1)
-    return torch.stack((gates, ups), dim=2).flatten(1, 2)
+# ── MLX ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _same(parts: list[Tensor]) -> Tensor:
-    return parts[0]
+def _encoder_from_mlx(
+    source: Source, settings: Mapping[str, Any] | None, *, keep: Collection[str]
+) -> Source:
+    """MLX has published names, but for the experts, whose gates and ups are apart."""
+    whole = unpacked_mlx(source, settings)
+    layers = {match["i"] for key in whole if (match := _MLX_EXPERTS.fullmatch(key)) is not None}
+    if not layers:
+        return whole
+    names = [[_MLX_BANK.format(i=i, part=part) for part in _MLX_PARTS] for i in layers]
+    experts = {name for three in names for name in three}
+    tensors = [derived(whole, key) for key in whole if key.rpartition(".")[0] not in experts]
+
+    def parts(key: str) -> tuple[Tensor, Tensor]:
+        return mlx_mxfp4_parts(source, key.removesuffix(".weight"))
+
+    packed = _all_mxfp4(whole, experts) and "mxfp4" in keep
+    for i in sorted(layers, key=int):
+        gate, up, down = (_MLX_BANK.format(i=i, part=part) for part in _MLX_PARTS)
+        owner = f"model.layers.{i}.mlp.experts"
+        tensors += published_experts(
+            whole, owner, [gate, up], down, parts=parts if packed else None
+        )
+    return DerivedSource(whole, tensors)
 
 
 # ── OpenAI's own files ────────────────────────────────────────────────────────────────────────────

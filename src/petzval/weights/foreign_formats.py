@@ -15,7 +15,7 @@ from petzval.weights.source import Source
 
 WAY_OUT = (
     "read are float32, bfloat16, float16, ComfyUI's fp8, int8, MXFP8 and NVFP4, GGUF, SDNQ's "
-    "integers, and a denoiser of MLX; `petzval pull` lists Lens in these"
+    "integers, MLX's integers and MXFP4; `petzval pull` lists Lens in these"
 )
 
 NO_SETTINGS = "put the config.json or quantization_config.json of its folder beside it"
@@ -54,11 +54,11 @@ _METHODS = {
 
 
 def is_mlx_layer(source: Source, layer: str) -> bool:
-    """Whether a layer's matrix lies in MLX's words, with scales and biases beside it."""
+    """Whether a layer's matrix, or bank of matrices, lies in MLX's words, with scales beside it."""
     info = source.infos.get(f"{layer}.weight")
-    if info is None or any(f"{layer}.{name}" not in source for name in ("scales", "biases")):
+    if info is None or f"{layer}.scales" not in source:
         return False
-    return info.dtype == "U32" and len(info.shape) == 2
+    return info.dtype == "U32" and len(info.shape) in (2, 3)
 
 
 def foreign_format(source: Source, *, but_mlx: bool = False) -> str | None:
@@ -66,7 +66,7 @@ def foreign_format(source: Source, *, but_mlx: bool = False) -> str | None:
 
     Args:
         source: as the file has it.
-        but_mlx: matrices in MLX's integers are read, as they are of a lone denoiser.
+        but_mlx: matrices in MLX's words are read, as they are of a denoiser and a text encoder.
     """
     for ends, name in _MARKS:
         if all(any(key.endswith(end) for key in source) for end in ends):

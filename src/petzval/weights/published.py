@@ -170,9 +170,19 @@ def encoder_config_from(values: Mapping[str, Any], where: str) -> GptOssConfig:
             "Lens reads its prompts with GPT-OSS",
         )
     try:
-        return GptOssConfig.from_json(values)
+        return GptOssConfig.from_json(_without_mlx(values))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}", error.hint) from error
+
+
+def _without_mlx(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """MLX writes the widths of its codes twice, once under the name that others use for theirs."""
+    if not isinstance(values.get("quantization"), dict):
+        return values
+    said: Any = values.get("quantization_config")
+    if isinstance(said, dict) and "quant_method" in said:
+        return values
+    return {name: value for name, value in values.items() if name != "quantization_config"}
 
 
 def check_model_index(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 A layer `L` keeps its codes under `L.weight`, and beside it `L.scale`, `L.zero_point` for unsigned
 codes, and where a low-rank part was taken off first, its factors `L.svd_up` and `L.svd_down`. Some
-layers are stored transposed, for a faster product; their scales tell. What type the codes are of
-stands in the settings alone (`sdnq_settings`).
+layers are stored transposed, for a faster product: their scales tell, and where there is only one
+scale, or a factor is as high as wide, the settings. What type the codes are of stands in the
+settings alone (`sdnq_settings`). Codes of whole bytes keep the shape of what was quantised; packed
+ones have lost it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from petzval.kernels.sdnq import SDNQ_FLOATS, SDNQ_INTEGERS, decode_sdnq, num_va
 from petzval.weights.comfy_quant import check_scales
 from petzval.weights.foreign_formats import WAY_OUT
 from petzval.weights.header import DTYPES
-from petzval.weights.sdnq_settings import SdnqSettings
+from petzval.weights.sdnq_settings import SdnqLayer, SdnqSettings
 from petzval.weights.source import (
     FLOAT8,
     DerivedSource,
@@ -49,6 +51,7 @@ class _Layer:
     Attributes:
         rows, columns: of its matrix.
         transposed: whether codes and scales lie [columns, rows] and [1, rows].
+        turned: whether the low-rank part's factors lie transposed.
         rotation: columns that were rotated together; 0 for none.
     """
 
@@ -57,6 +60,7 @@ class _Layer:
     rows: int
     columns: int
     transposed: bool
+    turned: bool
     rotation: int
     wide: bool
 
@@ -159,25 +163,12 @@ def _measured(source: Source, name: str, settings: SdnqSettings) -> _Layer:
             f"{info.file}: key {info.key!r} is stored by SDNQ {unread}, which is not read", WAY_OUT
         )
     _check_types(source, name, said.number)
-    bits = SDNQ_INTEGERS.get(said.number, (8, True))[0]
-    shape, scales = info.shape, scale.shape
-    transposed = bits == 8 and len(shape) == 2 and scales == (1, shape[1]) and shape[1] > 1
-    if transposed:
-        columns, rows = list(shape)
-    elif scale.num_elements == 1 and bits == 8 and len(shape) == 2:
-        rows, columns = list(shape)
-    else:
-        rows = scales[0] if scales else 0
-        columns = (num_values(said.number, shape) or 0) // (rows or 1)
-    groups = 1 if transposed or len(scales) != 3 else scales[1]
-    expected = {(rows, 1), (rows, groups, 1)} | ({(1, rows)} if transposed else set())
-    fits = scales in expected or (scale.num_elements == 1 and len(shape) == 2 and bits == 8)
-    counted = rows * columns == num_values(said.number, shape)
-    if not (fits and counted and groups) or columns % groups:
-        raise _wrong(scale, f"is {list(scales)} beside {list(shape)} of {said.number}")
+    size = _size(info, scale, said)
+    if size is None:
+        raise _wrong(scale, f"is {list(scale.shape)} beside {list(info.shape)} of {said.number}")
+    rows, columns, transposed = size
     if not columns:
         raise _wrong(info, "is empty")
-    _check_factors(source, name, rows, columns)
     rotation = _rotation(said.rotation, columns)
     if rotation > LARGEST_ROTATION:
         raise _wrong(info, f"is rotated in groups of {rotation:,} columns")
@@ -187,9 +178,48 @@ def _measured(source: Source, name: str, settings: SdnqSettings) -> _Layer:
         rows=rows,
         columns=columns,
         transposed=transposed,
+        turned=_is_turned(source, name, rows, columns, fast=_is_fast(said, rows, columns)),
         rotation=rotation,
         wide=said.wide,
     )
+
+
+def _size(
+    info: TensorDescription, scale: TensorDescription, said: SdnqLayer
+) -> tuple[int, int, bool] | None:
+    """Rows, columns and whether they lie transposed; None where codes and scales do not fit."""
+    shape, scales = info.shape, scale.shape
+    if SDNQ_INTEGERS.get(said.number, (8, True))[0] < 8:
+        return _packed_size(said.number, shape, scales)
+    if len(shape) == 3:  # rows, groups, neighbours
+        return (shape[0], shape[1] * shape[2], False) if scales == (*shape[:2], 1) else None
+    if len(shape) != 2:
+        return None
+    if scale.num_elements == 1:
+        number, fast = ("int" in name for name in (said.number, said.fast))
+        if number == fast and _is_fast(said, *shape):
+            return shape[1], shape[0], True
+        return *shape, False
+    if scales == (shape[0], 1):
+        return *shape, False
+    return (shape[1], shape[0], True) if scales == (1, shape[1]) else None
+
+
+def _packed_size(
+    number: str, shape: tuple[int, ...], scales: tuple[int, ...]
+) -> tuple[int, int, bool] | None:
+    """Of codes that lie in one row: their scales count the rows."""
+    count = num_values(number, shape)
+    if count is None or len(scales) not in (2, 3) or scales[-1] != 1 or 0 in scales:
+        return None
+    rows, groups = scales[0], scales[1] if len(scales) == 3 else 1
+    columns = count // rows
+    return (rows, columns, False) if columns % groups == 0 and rows * columns == count else None
+
+
+def _is_fast(said: SdnqLayer, *lengths: int) -> bool:
+    """Whether the library's faster product is used for a matrix of that size."""
+    return said.fast != "" and all(length >= 32 and length % 16 == 0 for length in lengths)
 
 
 def _check_types(source: Source, name: str, number: str) -> None:
@@ -211,18 +241,22 @@ def _check_types(source: Source, name: str, number: str) -> None:
         raise _wrong(offset, f"is {list(offset.shape)}, expected {list(scale.shape)} as the scale")
 
 
-def _check_factors(source: Source, name: str, rows: int, columns: int) -> None:
-    """Both factors or none, as they are or transposed."""
-    infos = [source.infos.get(f"{name}.{part}") for part in _FACTORS]
-    up, down = infos
+def _is_turned(source: Source, name: str, rows: int, columns: int, *, fast: bool) -> bool:
+    """Whether the factors of a low-rank part lie transposed; both are there, or none.
+
+    Raises:
+        CheckpointError: one is missing or does not fit.
+    """
+    up, down = (source.infos.get(f"{name}.{part}") for part in _FACTORS)
     if up is None or down is None:
         if up is not down:
             raise _wrong(source.infos[f"{name}.weight"], "has one factor of a low-rank part only")
-        return
+        return False
     plain = len(up.shape) == 2 and down.shape == (up.shape[-1], columns) and up.shape[0] == rows
     turned = len(up.shape) == 2 and down.shape == (columns, up.shape[0]) and up.shape[1] == rows
     if not (plain or turned) or up.dtype not in _FLOATS or down.dtype != up.dtype:
         raise _wrong(up, f"is {list(up.shape)} and its partner {list(down.shape)}")
+    return fast if plain and turned else turned
 
 
 def _rotation(most: int, columns: int) -> int:
@@ -247,7 +281,7 @@ def _load(source: Source, layer: _Layer) -> Tensor:
     values = decode_sdnq(layer.number, codes, scale, offset, layer.columns)
     if f"{layer.name}.svd_up" in source:
         up, down = (_scales(source, layer, part) for part in _FACTORS)
-        if up.shape[0] != layer.rows or down.shape[1] != layer.columns:
+        if layer.turned:
             up, down = up.T.contiguous(), down.T.contiguous()
         values = torch.addmm(values.to(up.dtype), up, down)
     values = values.float()

@@ -34,12 +34,15 @@ class SdnqLayer:
         rotation: columns that were rotated together, at most; 0 for none.
         wide: whether scales are meant in float32, whatever type they are stored in.
         unread: what of it is not read; "" for nothing.
+        fast: the type that the library's faster product multiplies in, for which it stores
+            matrices of that kind transposed; "" where that product is not used.
     """
 
     number: str
     rotation: int
     wide: bool
     unread: str
+    fast: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +86,28 @@ class SdnqSettings:
             unread = "with quantised scales"
         elif rotation and self.version < (0, 2):
             unread = "rotated by a version before 0.2"
-        wide = values.get("dequantize_fp32") is True
-        return SdnqLayer(number=number, rotation=rotation, wide=wide, unread=unread)
+        return SdnqLayer(
+            number=number,
+            rotation=rotation,
+            wide=values.get("dequantize_fp32") is True,
+            unread=unread,
+            fast=self._fast(parameter, number, values),
+        )
+
+    def _fast(self, parameter: str, number: str, values: Mapping[str, Any]) -> str:
+        """See `SdnqLayer.fast`; whether a matrix is large enough for it is not asked here."""
+        listed: Any = self.values.get("modules_to_not_use_matmul") or []
+        if not isinstance(listed, list):
+            raise ConfigError(f"{self.where}: modules_to_not_use_matmul is no list")
+        names = cast("list[Any]", listed)
+        self._check_count("modules_to_not_use_matmul", len(names))
+        if values.get("use_quantized_matmul") is not True:
+            return ""
+        if is_named(parameter, (name for name in names if isinstance(name, str))):
+            return ""
+        said: Any = values.get("quantized_matmul_dtype")
+        own = "int8" if "int" in number else "float8_e4m3fn"
+        return _SHORT.get(said, said) if isinstance(said, str) else own
 
     def _table(self, name: str) -> dict[str, Any]:
         table: Any = self.values.get(name) or {}
@@ -92,9 +115,12 @@ class SdnqSettings:
             raise ConfigError(f"{self.where}: {name} is no object")
         named = cast("dict[str, Any]", table)
         count = sum(len(cast("list[Any]", v)) if isinstance(v, list) else 1 for v in named.values())
+        self._check_count(name, count)
+        return named
+
+    def _check_count(self, name: str, count: int) -> None:
         if count > _MOST_NAMES:  # each is looked at for every layer
             raise ConfigError(f"{self.where}: {name} names {count:,} modules; no model has so many")
-        return named
 
     def _number(self, parameter: str, values: Mapping[str, Any]) -> Any:
         """The type of a layer; a table may set it, or the least width."""

@@ -16,14 +16,13 @@ from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
 from petzval.weights.checkpoint import check_fit
-from petzval.weights.component import examine_component, match_packing
+from petzval.weights.component import FOLDERS, examine_component, match_packing
+from petzval.weights.formats import Kind
 from petzval.weights.manifest import expected_tensors, find_problems
 from petzval.weights.mxfp4 import NAN_SCALE
-from petzval.weights.opening import open_denoiser, open_tensors
+from petzval.weights.opening import open_part
 from petzval.weights.published import (
     DENOISER,
-    ENCODER,
-    VAE,
     ComponentConfig,
     check_model_index,
     check_scheduler,
@@ -34,6 +33,7 @@ from petzval.weights.published import (
 )
 from petzval.weights.source import Source, packing_of, total_bytes
 from petzval.weights.tensors import file_sha256
+from petzval.weights.views import without_padding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,19 +108,19 @@ def verify_checkpoint(
     problems: list[str] = []
     for check in (check_model_index, check_scheduler, check_tokenizer):
         _collect(problems, check, folder)
-    readers: tuple[tuple[str, Callable[[Path], ComponentConfig]], ...] = (
-        (DENOISER, read_denoiser_config),
-        (ENCODER, read_encoder_config),
-        (VAE, read_vae_config),
+    readers: tuple[tuple[Kind, Callable[[Path], ComponentConfig]], ...] = (
+        ("denoiser", read_denoiser_config),
+        ("encoder", read_encoder_config),
+        ("vae", read_vae_config),
     )
-    configs: dict[str, ComponentConfig] = {}
+    configs: dict[Kind, ComponentConfig] = {}
     reports: list[ComponentReport] = []
-    for name, reader in readers:
-        report, config = _verify_component(folder, name, reader, hashes=hashes, values=values)
+    for kind, reader in readers:
+        report, config = _verify_component(folder, kind, reader, hashes=hashes, values=values)
         reports.append(report)
         if config is not None:
-            configs[name] = config
-    denoiser, encoder, vae = configs.get(DENOISER), configs.get(ENCODER), configs.get(VAE)
+            configs[kind] = config
+    denoiser, encoder, vae = configs.get("denoiser"), configs.get("encoder"), configs.get("vae")
     if (
         isinstance(denoiser, MMDiTConfig)
         and isinstance(encoder, GptOssConfig)
@@ -169,12 +169,13 @@ def verify_component(path: str | Path, *, hashes: bool = True, values: bool = Tr
 
 def _verify_component(
     folder: Path,
-    name: str,
+    kind: Kind,
     reader: Callable[[Path], ComponentConfig],
     *,
     hashes: bool,
     values: bool,
 ) -> tuple[ComponentReport, ComponentConfig | None]:
+    name = FOLDERS[kind]
     problems: list[str] = []
     config: ComponentConfig | None = None
     try:
@@ -182,13 +183,15 @@ def _verify_component(
     except (CheckpointError, ConfigError) as error:
         problems.append(error.message)
     try:
-        source = (open_denoiser if name == DENOISER else open_tensors)(folder / name)
+        source = open_part(folder / name, kind)
     except (CheckpointError, ConfigError) as error:
         return ComponentReport(name=name, problems=(*problems, error.message)), config
     if isinstance(config, GptOssConfig):
         config = match_packing(config, source)
     if config is not None:
-        problems += find_problems(source, expected_tensors(config))
+        wanted = expected_tensors(config)
+        source = without_padding(source, wanted)
+        problems += find_problems(source, wanted)
     if values:
         problems += _bad_values(source)
     report = count_tensors(name, source)

@@ -28,6 +28,7 @@ from petzval.weights.source import (
     changed,
     derived,
     joined,
+    packings,
     stored_codes,
 )
 
@@ -82,7 +83,12 @@ def vae_view(source: Source) -> Source:
 
 
 def without_padding(source: Source, expected: Mapping[str, ExpectedTensor]) -> Source:
-    """Matrices that a block format filled up with zeros, cut to the architecture's shape."""
+    """Matrices that a block format filled up with zeros, cut to the architecture's shape.
+
+    A source without such matrices is given back as it is.
+    """
+    if not {"nvfp4", "mxfp8"} & set(packings(source)):
+        return source
     tensors: list[DerivedTensor] = []
     for key in source:
         tensor = derived(source, key)
