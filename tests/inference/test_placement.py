@@ -200,6 +200,11 @@ def test_the_encoder_may_stay_in_ram_and_ram_has_its_own_limit(checkpoint: Check
     assert planner.choose(Budget(ram=least.ram_bytes)).ram_bytes == least.ram_bytes
     with pytest.raises(PlacementError, match="of RAM"):
         planner.choose(Budget(ram=least.ram_bytes - 1))
+    narrow = min(each.peak_bytes for each in planner.placements)
+    with pytest.raises(PlacementError, match="of RAM beside") as caught:
+        planner.choose(Budget(memory=narrow, ram=least.ram_bytes))
+    enough = parse_bytes(caught.value.hint.removeprefix("give --ram ").split(",")[0])
+    assert planner.choose(Budget(memory=narrow, ram=enough)).peak_bytes <= narrow
 
 
 def test_smaller_and_smaller_ends(checkpoint: Checkpoint) -> None:
