@@ -69,7 +69,13 @@ def _with_loaded(pipeline: Pipeline, placement: Placement) -> Pipeline:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("8GB", 8 * 10**9), ("8 gib", 8 * 2**30), ("1.5MB", 1_500_000), ("12345", 12345), ("2k", 0)],
+    [
+        ("8GB", 8 * 10**9),
+        ("8 gib", 8 * 2**30),
+        ("1.5MB", 1_500_000),
+        ("1234567", 1234567),
+        ("2k", 0),
+    ],
 )
 def test_amounts_of_memory(text: str, count: int) -> None:
     if count:
@@ -83,6 +89,12 @@ def test_amounts_of_memory(text: str, count: int) -> None:
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(RequestError, match="cannot read"):
         parse_bytes(text)
+
+
+def test_a_bare_number_lacks_its_unit() -> None:
+    with pytest.raises(RequestError, match="'8' has no unit") as caught:
+        parse_bytes("8")
+    assert "8GB" in caught.value.hint
 
 
 def test_amounts_for_people() -> None:
