@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import petzval
+from petzval.cli.plan import _time
 from petzval.inference import planning
 from petzval.kernels import backends
 from petzval.models.sizes import MINI_GPT_OSS, MINI_MMDIT, MINI_VAE
@@ -40,7 +41,11 @@ def test_the_table_names_every_network_and_the_sums(
     assert (code, err) == (0, "")
     for word in ("text encoder", "denoiser", "autoencoder", "resident", "128x96", "float32", "F32"):
         assert word in out
-    assert "picture is   the exact one" in out
+    assert "picture is    the exact one" in out
+    assert "of RAM (of it" in out
+    assert " of memory" not in out  # of a CPU that is the same
+    assert "read again    from the files" in out
+    assert "folded  " not in out  # only words that this plan uses are explained
 
 
 def test_the_document_and_a_tight_limit(
@@ -93,7 +98,7 @@ def test_a_model_that_was_not_fetched_is_planned_for_by_its_published_sizes(run:
     [line] = [line for line in out.splitlines() if line.startswith("files ")]
     assert "are not here: this is for the published sizes of lens-turbo, read at 1 GB/s" in line
     assert "`petzval pull lens-turbo` fetches them" in line
-    for word in ("text encoder", "denoiser", "autoencoder", "1024x1024, 4 calls", "16.4 GB F32"):
+    for word in ("text encoder", "denoiser", "autoencoder", "1024x1024, 4 steps", "16.4 GB F32"):
         assert word in out
     code, _, err = run("generate", "a fox", "--model", "lens-turbo")
     assert code == 2
@@ -131,11 +136,29 @@ def test_a_part_that_is_here_has_to_fit_those_that_are_not(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.0004, "under 1 ms"),
+        (0.0123, "12 ms"),
+        (0.779, "780 ms"),
+        (60.9, "61 s"),
+        (1860.0, "31 min"),
+        (90000.0, "25 h"),
+    ],
+)
+def test_seconds_for_people(seconds: float, told: str) -> None:
+    assert _time(seconds) == told
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--memory", "lots"], "cannot read 'lots' as an amount of memory"),
         (["--quantise", "int2"], "unknown storage 'int2'"),
         (["--device", "toaster"], "unknown device"),
+        (["--memory", "8"], "'8' has no unit"),
+        (["--quantise", ""], "unknown storage ''"),
+        (["--dtype", ""], "unknown dtype ''"),
         (["--size", "100x100"], "16-pixel grid"),
         (["--model", "nothing"], "unknown model"),
         (["--speeds", "absent.json"], "absent.json"),

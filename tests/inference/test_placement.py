@@ -77,7 +77,13 @@ def _with_loaded(pipeline: Pipeline, placement: Placement) -> Pipeline:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("8GB", 8 * 10**9), ("8 gib", 8 * 2**30), ("1.5MB", 1_500_000), ("12345", 12345), ("2k", 0)],
+    [
+        ("8GB", 8 * 10**9),
+        ("8 gib", 8 * 2**30),
+        ("1.5MB", 1_500_000),
+        ("1234567", 1234567),
+        ("2k", 0),
+    ],
 )
 def test_amounts_of_memory(text: str, count: int) -> None:
     if count:
@@ -91,6 +97,12 @@ def test_amounts_of_memory(text: str, count: int) -> None:
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(RequestError, match="cannot read"):
         parse_bytes(text)
+
+
+def test_a_bare_number_lacks_its_unit() -> None:
+    with pytest.raises(RequestError, match="'8' has no unit") as caught:
+        parse_bytes("8")
+    assert "8GB" in caught.value.hint
 
 
 def test_amounts_for_people() -> None:
@@ -208,6 +220,11 @@ def test_the_encoder_may_stay_in_ram_and_ram_has_its_own_limit(checkpoint: Check
     assert planner.choose(Budget(ram=least.ram_bytes)).ram_bytes == least.ram_bytes
     with pytest.raises(PlacementError, match="of RAM"):
         planner.choose(Budget(ram=least.ram_bytes - 1))
+    narrow = min(each.peak_bytes for each in planner.placements)
+    with pytest.raises(PlacementError, match="of RAM beside") as caught:
+        planner.choose(Budget(memory=narrow, ram=least.ram_bytes))
+    enough = parse_bytes(caught.value.hint.removeprefix("give --ram ").split(",")[0])
+    assert planner.choose(Budget(memory=narrow, ram=enough)).peak_bytes <= narrow
 
 
 def test_smaller_and_smaller_ends(checkpoint: Checkpoint) -> None:

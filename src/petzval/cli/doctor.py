@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import sys
+import textwrap
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -32,7 +35,16 @@ def doctor(
         print_line(heading)
         width = max(len(name) for name in lines)
         for name, value in lines.items():
-            print_line(f"  {name:<{width}}  {value}")
+            print_line(_hung(f"  {name:<{width}}  ", value))
+
+
+def _hung(label: str, value: str) -> str:
+    """On a terminal, further lines stand below the first one's text; elsewhere a line is one."""
+    if not (sys.stdout and sys.stdout.isatty()):
+        return label + value
+    beside = shutil.get_terminal_size().columns - len(label)
+    lines = textwrap.wrap(value, max(24, beside), break_long_words=False, break_on_hyphens=False)
+    return label + f"\n{' ' * len(label)}".join(lines)
 
 
 def _versions() -> dict[str, str]:

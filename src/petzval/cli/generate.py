@@ -249,8 +249,11 @@ def _load(
         threads = _recorded_threads(recipe, choose_device(device)) if threads is None else threads
         if threads is not None:
             torch.set_num_threads(threads)
-        dtype = dtype or (recipe.dtype if recipe else "auto")
-        kept = limits["quantise"] or (recipe.weights if recipe else "exact")
+        if dtype is None:
+            dtype = recipe.dtype if recipe else "auto"
+        kept = limits["quantise"]
+        if kept is None:
+            kept = recipe.weights if recipe else "exact"
         limited: dict[str, Any] = {**parts, **limits, "quantise": kept}
         return Pipeline.load(
             name, device=device, dtype=dtype, lora=loras, request=request, **limited

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from petzval.inference.placement import NetworkPlacement, Placement
     from petzval.inference.variants import Located
 
+_FEW_BYTES = 1000
+"""Of a type in a file; less is a counter, and says nothing of memory."""
+
+_WORDS = {
+    "staged": "loaded for its part of a picture, then freed",
+    "streamed": "read layer by layer as it runs, never there as a whole",
+    "folded": "what depends on the step alone is computed once for all steps, its weights let go",
+    "coded as its file": "kept in the file's own few bits, decoded layer by layer",
+    "strips": "decoded in rows that join without seams",
+    "read again": "from the files, for each further picture of the same words",
+}
+"""The words of a plan that do not explain themselves; "read again" is a column of every table."""
+
 
 def plan(
     model: options.Model = None,
@@ -24,6 +37,7 @@ def plan(
     size: options.Size = None,
     aspect: options.Aspect = None,
     base: options.Base = None,
+    allow_any_size: options.AllowAnySize = False,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     memory: options.Memory = None,
@@ -44,6 +58,7 @@ def plan(
     model that was not fetched yet.
     """
     asked = {"size": size, "aspect": aspect, "base": base, "steps": steps, "guidance": guidance}
+    asked["allow_any_size"] = allow_any_size or None
     given = {name: value for name, value in asked.items() if value is not None}
     machine = {"memory": memory, "ram": ram, "quantise": quantise, "device": device, "dtype": dtype}
     parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
@@ -56,12 +71,11 @@ def plan(
         return
     _show(placement)
     if located.unfetched is not None:
-        print_line(
-            f"files        are not here: this is for the published sizes of {located.name}"
-            + (", read at 1 GB/s" if speeds is None else "")
-            + f"; `petzval pull {located.unfetched.name}` fetches them"
-        )
+        read = ", read at 1 GB/s" if speeds is None else ""
+        sizes = f"are not here: this is for the published sizes of {located.name}{read}"
+        _say("files", f"{sizes}; `petzval pull {located.unfetched.name}` fetches them")
     _show_whose_seconds(placement.device, given=speeds is not None)
+    _explain(placement)
 
 
 def _place(
@@ -83,7 +97,8 @@ def _place(
     located = locate(name, named, unfetched=True)
     request = GenerationRequest(prompt="a picture", **given)
     request.resolution(located.defaults)
-    storage = choose_storage(machine["quantise"] or "exact")
+    chosen = {name: value for name, value in machine.items() if value is not None}
+    storage = choose_storage(chosen.get("quantise", "exact"))
 
     from petzval.inference.dry_networks import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
@@ -95,8 +110,8 @@ def _place(
     planning = Planning.open(
         located,
         (),
-        device=machine["device"] or "auto",
-        dtype=machine["dtype"] or "auto",
+        device=chosen.get("device", "auto"),
+        dtype=chosen.get("dtype", "auto"),
         budget=Budget.of(machine["memory"], machine["ram"]),
         storage=storage,
         speeds=None if known is None else from_mapping(Speeds, known, where=str(speeds)),
@@ -108,38 +123,67 @@ def _place(
 
 
 def _show(placement: Placement) -> None:
+    """A line for each network, and the sums."""
+    from petzval.inference.placement import spell_bytes
+
+    _show_networks(placement)
+    print_line()
+    size = f"{placement.width}x{placement.height}, {placement.steps} steps, {placement.dtype}"
+    _say("picture", f"{size} on {placement.device}")
+    ram = f"{spell_bytes(placement.ram_bytes)} of RAM"
+    device = f"{spell_bytes(placement.peak_bytes)} of memory of {placement.device}, "
+    of_it = f"of it {spell_bytes(placement.baseline_bytes)} python and torch"
+    _say("peak", f"{'' if placement.device == 'cpu' else device}{ram} ({of_it})")
+    further, other = _time(placement.further_seconds), _time(placement.other_seconds)
+    _say("time", f"{_time(placement.seconds)}; a further picture {further}, of other words {other}")
+    storage = placement.networks[1].strategy.storage
+    rounded = f"near the exact one: the denoiser's blocks are rounded to {storage}"
+    _say("picture is", "the exact one, up to rounding" if placement.exact else rounded)
+
+
+def _explain(placement: Placement) -> None:
+    """What the words of this plan mean."""
+    print_line()
+    used = " ".join(str(each.strategy) for each in placement.networks) + " read again"
+    for word, meaning in _WORDS.items():
+        if word in used:
+            _say(word, meaning)
+
+
+def _say(label: str, text: str) -> None:
+    """Below the table's first column, so that the text stands under its second."""
+    print_line(f"{label:<14}{text}")
+
+
+def _show_networks(placement: Placement) -> None:
     from rich.table import Table
 
     from petzval.inference.placement import spell_bytes
 
-    table = Table(
-        "network", "plan", "files", "weights", "work", "peak", "read again", "s", box=None
-    )
+    table = Table("network", "plan", "files", box=None, pad_edge=False)
+    for heading in ("weights", "work", "peak", "read again", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for each in placement.networks:
         table.add_row(
             each.network,
             _strategy(each, placement),
-            " + ".join(f"{spell_bytes(count)} {name}" for name, count in each.stored),
+            " + ".join(f"{spell_bytes(n)} {name}" for name, n in each.stored if n >= _FEW_BYTES),
             spell_bytes(each.weight_bytes),
-            spell_bytes(each.working_bytes + each.kept_bytes),
+            spell_bytes(each.working_bytes),
             spell_bytes(each.peak_bytes),
-            spell_bytes(each.moved_bytes),
-            f"{each.seconds:.3g}",
+            spell_bytes(each.moved_bytes) if each.moved_bytes else "–",
+            _time(each.seconds),
         )
     print_table(table)
-    size = f"{placement.width}x{placement.height}, {placement.steps} calls, {placement.dtype}"
-    print_line(f"picture      {size} on {placement.device}")
-    where = "memory" if placement.device == "cpu" else f"memory of {placement.device}"
-    print_line(
-        f"peak         {spell_bytes(placement.peak_bytes)} of {where}, "
-        f"{spell_bytes(placement.ram_bytes)} of RAM "
-        f"(of it {spell_bytes(placement.baseline_bytes)} python and torch)"
-    )
-    print_line(
-        f"time         {placement.seconds:.3g} s, {placement.further_seconds:.3g} s for "
-        "each further picture of the same request"
-    )
-    print_line("picture is   " + ("the exact one" if placement.exact else "near the exact one"))
+
+
+def _time(seconds: float) -> str:
+    """Two digits, all that a prediction is good for, and a unit that a person would choose."""
+    if seconds < 0.0005:
+        return "under 1 ms"
+    units = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+    size, unit = next((each for each in units if seconds >= 1.95 * each[0]), (1e-3, "ms"))
+    return f"{float(f'{seconds / size:.2g}'):g} {unit}"
 
 
 def _show_whose_seconds(device: str, *, given: bool) -> None:
@@ -149,9 +193,11 @@ def _show_whose_seconds(device: str, *, given: bool) -> None:
     from petzval.kernels import backends
 
     if not given and not backends.present(torch.device(device)):
-        print_line(
-            f"seconds      of a card that reaches {ABSENT['flops'] / 1e12:.0f} TFLOP/s, for "
-            f"{device} is not on this machine; --speeds gives another's"
+        rate = f"{ABSENT['flops'] / 1e12:.0f} TFLOP/s"
+        _say(
+            "seconds",
+            f"of a card that reaches {rate}, for {device} is not on this machine; "
+            "--speeds gives another's",
         )
 
 

@@ -161,13 +161,13 @@ def _run(
         "models": models,
         "loras": loras,
         "device": device,
-        "dtype": dtype or "auto",
+        "dtype": "auto" if dtype is None else dtype,
         "threads": threads,
         "batch_size": batch_size,
         "compile": compile,
         "memory": memory,
         "ram": ram,
-        "quantise": quantise or "exact",
+        "quantise": "exact" if quantise is None else quantise,
     }
     pool = None
     if ray:

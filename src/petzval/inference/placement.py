@@ -38,6 +38,9 @@ _UNITS = {
     **{f"{letter}IB": 1024 ** (i + 1) for i, letter in enumerate("KMGT")},
 }
 
+_FEWEST_WITHOUT_UNIT = 1_000_000
+"""Whoever writes fewer bytes than that as a bare number means gigabytes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strategy:
@@ -228,10 +231,10 @@ def choose_storage(name: str) -> StorageChoice:
 
 
 def parse_bytes(text: str) -> int:
-    """ "8GB" (10^9), "8GiB" (2^30), "500 MB", "12345" → bytes.
+    """ "8GB" (10^9), "8GiB" (2^30), "500 MB", "8000000000" → bytes.
 
     Raises:
-        RequestError: no such amount.
+        RequestError: no such amount; or so few bytes that a unit was forgotten.
     """
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([a-zA-Z]{0,3})\s*", text)
     unit = _UNITS.get(match[2].upper()) if match else None
@@ -239,7 +242,13 @@ def parse_bytes(text: str) -> int:
         raise RequestError(
             f"cannot read {text[:40]!r} as an amount of memory", "write it as 8GB, 8GiB or 500MB"
         )
-    return int(float(match[1]) * unit)
+    count = int(float(match[1]) * unit)
+    if not match[2] and count < _FEWEST_WITHOUT_UNIT:
+        raise RequestError(
+            f"{text.strip()!r} has no unit: as an amount of memory that is {spell_bytes(count)}",
+            f"write it as {match[1]}GB, {match[1]}GiB or 500MB",
+        )
+    return count
 
 
 def spell_bytes(count: int) -> str:

@@ -242,10 +242,14 @@ class Planner:
                 f"give --memory {_rounded_up(least.peak_bytes)}, or draw a smaller --size"
                 + quantised,
             )
-        modest = min(every, key=lambda each: each.ram_bytes)
+        # What needs least RAM of all may be what the other limit has no room for.
+        memory = budget.memory
+        within = [each for each in every if memory is None or each.peak_bytes <= memory]
+        modest = min(within, key=lambda each: each.ram_bytes)
+        beside = "" if memory is None else f" beside {spell_bytes(memory)} of memory"
         return PlacementError(
-            f"no plan for {size} fits in {spell_bytes(budget.ram or 0)} of RAM: the smallest "
-            f"({modest}) needs {spell_bytes(modest.ram_bytes)}",
+            f"no plan for {size} fits in {spell_bytes(budget.ram or 0)} of RAM{beside}: the "
+            f"smallest ({modest}) needs {spell_bytes(modest.ram_bytes)} of RAM",
             f"give --ram {_rounded_up(modest.ram_bytes)}" + quantised,
         )
 

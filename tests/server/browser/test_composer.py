@@ -117,6 +117,31 @@ def test_mistakes_are_said_in_words(tmp_path: Path, visit: Open) -> None:
         expect(alert).to_contain_text("Try again in 5 seconds.")
 
 
+def test_a_picture_without_room_is_offered_smaller(studio: Running, visit: Open) -> None:
+    studio.drawer.most_tokens = 64
+    page = visit(studio.url)
+    page.get_by_label("Prompt").fill("a fox")
+    page.get_by_role("radio", name="About 512 × 512").click()
+    page.get_by_role("button", name="Create").last.click()
+    alert = page.locator("#composer-error")
+    expect(alert).to_contain_text("needs more memory than the server has")
+    expect(page.locator(".toast")).to_have_count(0)  # it is said once
+    expect(page.get_by_label("Prompt")).to_have_attribute("aria-invalid", "false")
+    expect(page.locator("#create")).to_be_focused()
+    page.get_by_role("button", name="Create at 256 × 256").click()
+    page.get_by_role("button", name="Create at 128 × 128").click()
+    _until(lambda: bool(_jobs(studio)))
+    assert [job["request"]["size"] for job in _jobs(studio)] == ["128x128"]
+    expect(alert).to_be_empty()
+    expect(page.locator("#smaller")).to_be_hidden()
+    expect(page.locator("#pixels")).to_have_text("128 × 128")
+
+    studio.drawer.most_tokens = 0
+    page.get_by_role("button", name="Create").last.click()
+    expect(alert).to_contain_text("needs more memory than the server has")
+    expect(page.locator("#smaller")).to_be_hidden()  # there is none
+
+
 def test_steps_are_shown_as_they_come_and_a_job_can_be_stopped(tmp_path: Path, visit: Open) -> None:
     drawer = ScriptedDrawer(seconds=0.5)
     with running(tmp_path, drawer) as studio:

@@ -1,7 +1,7 @@
 // The bench: what is being made now, large, step by step; and the last job that was finished.
 
 import { $, button, h, say } from "./dom.js";
-import { showIn } from "./server.js";
+import { meaning, showIn } from "./server.js";
 import { t } from "./words.js";
 
 /** @typedef {import("./server.js").Job} Job */
@@ -37,8 +37,8 @@ export function standing(job) {
 
 /** @param {Job} job @returns {string} what went wrong */
 export function reason(job) {
-  const error = job.error;
-  return (typeof error === "string" ? error : error?.message) || t("job.failed");
+  const error = job.error ?? "";
+  return (typeof error === "string" ? error : meaning(error)) || t("job.failed");
 }
 
 /** @param {Job} job @returns {string} what was asked for, in a line */
@@ -69,7 +69,7 @@ class Sheet {
     this.status = h("span", { class: "standing" });
     this.bar = bar(t("job.progress", { prompt }));
     this.cancel = button("close", t("cancel"), () => acts.cancel(job.id), { class: "tool cancel", keys: "x" });
-    this.again = button("again", t("job.again"), () => acts.create({ ...job.request }));
+    this.again = button("again", t("job.again"), () => acts.repeat({ ...job.request }));
     this.putAway = button("close", t("bench.away"), () => acts.putAway(job.id), { quiet: true });
     this.reason = h("p", { class: "error" });
     this.actions = h("div", { class: "actions" });

@@ -1,6 +1,7 @@
 // The composer: what is asked for. Shapes and sizes are chosen by picture.
 
 import { $, h, icon, memory } from "./dom.js";
+import { NO_ROOM, ServerError } from "./server.js";
 import { t } from "./words.js";
 
 /**
@@ -16,7 +17,7 @@ const NUM_IDEAS = 8;
 const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % LARGEST_SEED;
 
 export class Composer {
-  /** @param {{create: (request: Record<string, any>) => Promise<any>}} acts */
+  /** @param {{create: (request: Record<string, any>, more?: {quiet?: boolean}) => Promise<any>}} acts */
   constructor(acts) {
     this.acts = acts;
     /** @type {Model[]} */
@@ -115,10 +116,18 @@ export class Composer {
     return !request.model || Boolean(model);
   }
 
-  /** @param {string} message "" takes it away */
-  complain(message) {
+  /**
+   * @param {string} message "" takes it away
+   * @param {{prompt?: boolean, smaller?: boolean}} [more] whether the prompt is to blame, whether a smaller picture may help
+   */
+  complain(message, { prompt = false, smaller = false } = {}) {
     $("#composer-error").textContent = message;
-    this.prompt.setAttribute("aria-invalid", String(Boolean(message)));
+    this.prompt.setAttribute("aria-invalid", String(prompt));
+    const size = smaller ? this.#smaller() : undefined;
+    const offer = $("#smaller");
+    offer.hidden = !size;
+    offer.textContent = size ? t("error.room.smaller", { size: `${size.width} × ${size.height}` }) : "";
+    if (message) $(".told").scrollIntoView({ block: "nearest" });
   }
 
   /** @param {string} prompt */
@@ -202,6 +211,13 @@ export class Composer {
     }
     $("#dice").addEventListener("click", () => this.roll());
     $("#lock").addEventListener("click", () => this.lock());
+    $("#smaller").addEventListener("click", () => {
+      const size = this.#smaller();
+      if (size) Object.assign(this.chosen, { base: size.base, aspect: size.aspect, free: null });
+      $("#create").focus();
+      this.draw();
+      this.#send();
+    });
     $("#inspire").addEventListener("click", () => this.suggest(this.idea()));
     $("#reset").addEventListener("click", () => {
       Object.assign(this.chosen, { steps: null, guidance: null, loras: {} });
@@ -224,19 +240,22 @@ export class Composer {
 
   async #send() {
     if (!this.prompt.value.trim()) {
-      this.complain(t("prompt.missing"));
+      this.complain(t("prompt.missing"), { prompt: true });
       this.prompt.focus();
       return;
     }
     this.complain("");
     const send = /** @type {HTMLButtonElement} */ ($("#create"));
+    const focused = document.activeElement === send;
     send.disabled = true;
     try {
-      await this.acts.create(this.request());
+      await this.acts.create(this.request(), { quiet: true });
     } catch (error) {
-      this.complain(error instanceof Error ? error.message : String(error));
+      const smaller = error instanceof ServerError && error.code === NO_ROOM;
+      this.complain(error instanceof Error ? error.message : String(error), { smaller });
     } finally {
       send.disabled = false;
+      if (focused && document.activeElement === document.body) send.focus({ preventScroll: true });
     }
   }
 
@@ -260,6 +279,14 @@ export class Composer {
   #base() {
     const model = this.model?.petzval;
     return model?.bases.find((each) => each.base === this.chosen.base) ?? model?.bases.find((each) => each.base === model.base) ?? model?.bases[0];
+  }
+
+  /** The next smaller size in the same shape, where the model has one. */
+  #smaller() {
+    const { width, height } = this.size;
+    const bent = (/** @type {{width: number, height: number}} */ each) => Math.abs(Math.log((each.width * height) / (each.height * width)));
+    const sizes = (this.model?.petzval.bases ?? []).map(({ base, aspects }) => ({ base, ...aspects.reduce((near, each) => (bent(each) < bent(near) ? each : near)) }));
+    return sizes.filter((each) => each.width * each.height < width * height).sort((one, other) => other.width * other.height - one.width * one.height)[0];
   }
 
   #drawShapes() {
@@ -325,6 +352,7 @@ export class Composer {
    */
   #radio(checked, label, choose, ...content) {
     const onclick = () => {
+      this.complain("");
       choose();
       this.draw();
     };

@@ -63,7 +63,7 @@ export class Queue {
     } else if (job.images.length) {
       row.append(button("right", t("queue.show"), () => this.acts.open(job.images[0].id), { quiet: true }));
     } else {
-      row.append(button("again", t("job.again"), () => this.acts.create({ ...job.request }), { quiet: true }));
+      row.append(button("again", t("job.again"), () => this.acts.repeat({ ...job.request }), { quiet: true }));
     }
     return row;
   }

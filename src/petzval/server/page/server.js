@@ -8,7 +8,8 @@ import { t } from "./words.js";
  *   url: string, thumbnail_url: string, recipe: Record<string, any>}} Picture
  * @typedef {{id: string, status: "queued" | "running" | "done" | "failed" | "cancelled", position?: number | null,
  *   created: any, request: Record<string, any>, progress?: {image: number, step: number, steps: number} | null,
- *   images: Picture[], error?: {message?: string} | string | null}} Job
+ *   images: Picture[], error?: Told | string | null}} Job
+ * @typedef {{message?: string, code?: string | null}} Told what the server says of a mistake
  */
 
 const BASE = new URL("../", import.meta.url);
@@ -21,12 +22,20 @@ export class ServerError extends Error {
   /**
    * @param {string} message
    * @param {number} status 0 where there was no answer at all
+   * @param {string} [code] the server's word for it
    */
-  constructor(message, status) {
+  constructor(message, status, code = "") {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
+
+/** The code of a picture that is too large for the server's memory. */
+export const NO_ROOM = "does_not_fit";
+
+/** @param {Told} told @returns {string} the page's own words where it has some, else the server's */
+export const meaning = ({ message, code }) => (code === NO_ROOM ? t("error.room") : (message ?? ""));
 
 /** @type {() => Promise<string>} */
 let askForKey = async () => "";
@@ -115,16 +124,17 @@ export async function ask(path, options = {}) {
 /** @param {Response} answer */
 async function inWords(answer) {
   const wait = Number(answer.headers.get("Retry-After") ?? 0);
-  let message = "";
+  /** @type {Told} */
+  let told = {};
   try {
-    message = (await answer.json()).error.message;
+    told = (await answer.json()).error ?? {};
   } catch {
     // a proxy's page, or no body
   }
-  message ||= t("error.status", { status: answer.status });
+  let message = meaning(told) || t("error.status", { status: answer.status });
   if (answer.status === 429) message = `${t("error.busy")} ${message}`;
   if (wait) message = `${message.replace(/([^.!?。])$/, "$1.")} ${t("error.wait", { n: wait, seconds: wait })}`;
-  return new ServerError(message, answer.status);
+  return new ServerError(message, answer.status, told.code ?? "");
 }
 
 /** @param {number} milliseconds */

@@ -56,8 +56,9 @@ class Studio {
 
   /** Ask for pictures. Asking twice with one name makes them once, so a broken line is no matter.
    * @param {Record<string, any>} request
+   * @param {{quiet?: boolean}} [more] quiet: whoever asks says what went wrong
    * @returns {Promise<Job>} */
-  async create(request) {
+  async create(request, { quiet = false } = {}) {
     const name = uniqueName();
     try {
       const job = await persist(() => ask("v1/jobs", { method: "POST", json: request, headers: { "Idempotency-Key": name } }));
@@ -66,15 +67,18 @@ class Studio {
       say(t("job.accepted"));
       return job;
     } catch (error) {
-      if (document.querySelector("dialog[open]") || document.activeElement?.closest("#composer") === null) this.#complain(error);
+      if (!quiet) this.#complain(error);
       throw error;
     }
   }
 
+  /** The same where nobody waits for the job. @param {Record<string, any>} request */
+  repeat = (request) => this.create(request).catch(() => {});
+
   /** @param {Picture} picture */
   async again(picture) {
     this.#closeAll();
-    await this.create(requestOf(recipeOf(picture))).catch(() => {});
+    await this.repeat(requestOf(recipeOf(picture)));
     window.scrollTo({ top: 0 });
   }
 
@@ -83,7 +87,7 @@ class Studio {
     this.#closeAll();
     this.composer.roll();
     const request = { ...requestOf(recipeOf(picture)), seed: this.composer.seed.value, n: Math.min(NUM_VARIATIONS, Number(this.composer.count.max)) };
-    await this.create(request).catch(() => {});
+    await this.repeat(request);
     window.scrollTo({ top: 0 });
   }
 

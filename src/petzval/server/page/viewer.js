@@ -136,7 +136,7 @@ export async function readRecipe(file, acts) {
       { class: "actions" },
       button("again", t("again"), () => {
         close();
-        acts.create(requestOf(recipe));
+        acts.repeat(requestOf(recipe));
       }),
       button("edit", t("use"), () => {
         close();
