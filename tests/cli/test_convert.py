@@ -74,6 +74,8 @@ def test_one_part_of_a_file(run: Run) -> None:
         (("v", "out", "--part", "denoiser"), "this is an autoencoder, expected a denoiser"),
         (("lens-turbo", "out"), "lens-turbo is not on this machine"),
         (("nothing", "out"), "unknown model 'nothing'"),
+        (("v", "out.gguf", "--to", "comfyui"), "out.gguf is the name of a .gguf file, and comfyui"),
+        (("v", "out.safetensors"), "the name of a .safetensors file, and a folder would be"),
     ],
 )
 def test_a_mistake_is_one_line_a_hint_and_exit_code_two(
@@ -83,8 +85,9 @@ def test_a_mistake_is_one_line_a_hint_and_exit_code_two(
     code, out, err = run("convert", *words)
     assert (code, out) == (2, "")
     assert message in err
+    assert err.startswith("error: ")
     assert err.count("error: ") == 1
-    assert not Path("out").exists()
+    assert not list(Path().glob("out*"))
     assert not list(Path().glob(".*.partial"))
 
 

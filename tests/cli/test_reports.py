@@ -112,6 +112,10 @@ def test_verify_takes_a_part_in_any_format(run: Run, checkpoint: Path, tmp_path:
     code, out, _ = run("verify", file)
     assert code == 1
     assert f"WRONG  {file}: truncated" in out
+    (tmp_path / "whole.toml").write_text(f'model = "{checkpoint}"', encoding="utf-8")
+    code, out, err = run("verify", tmp_path / "whole.toml")
+    assert (code, out) == (2, "")
+    assert "parts that lie in several places" in err
     code, _, err = run("verify", checkpoint / "vae", "--goldens", tmp_path)
     assert code == 2
     assert "goldens are of a whole checkpoint" in err

@@ -118,6 +118,7 @@ WRONG: list[tuple[str, type[PetzvalError], str]] = [
     (THREE + "[defaults]\nbase = 999", PetzvalError, "base 999 is none of"),
     (THREE + 'name = "two\\nlines"', ConfigError, "text on one line"),
     ("model = 'no such model'", RequestError, "unknown model"),
+    ("model = 'petzval.toml'", ConfigError, "names itself"),
 ]
 
 

@@ -86,6 +86,7 @@ def test_a_damaged_header_is_refused(
         (b"\x93NUMPY" + bytes(40), "this is a NumPy array"),
         (b"\x89HDF\r\n\x1a\n", "this is an HDF5 file"),
         (b"\x1f\x8b" + bytes(40), "this is a gzip archive"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "this is a picture"),
         (b"version https://git-lfs.github.com/spec/v1\n", "this is a Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "this is a web page"),
     ],

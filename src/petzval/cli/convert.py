@@ -51,6 +51,7 @@ def convert(
         raise RequestError(f"unknown part {part[:40]!r}", f"parts are {', '.join(KINDS)}")
     if dtype is not None and dtype not in _DTYPES:
         raise RequestError(f"unknown dtype {dtype[:40]!r}", f"dtypes are {', '.join(_DTYPES)}")
+    _check_name(out, target)
     if out.exists() and not overwrite:
         raise CheckpointError(
             f"{out}: already exists; nothing was written", "choose another place, or --overwrite"
@@ -70,6 +71,19 @@ def convert(
             place = Path(source) if located is None else _place(located, kind or "denoiser")
             _convert_part(place, kind, out, target, **options)
     print_line(out)
+
+
+def _check_name(out: Path, target: Target) -> None:
+    """Refuse a name that says something else than the format: programs go by it."""
+    suffix = out.suffix.lower()
+    wanted = {"folder": "", "gguf-q8_0": ".gguf"}.get(target, ".safetensors")
+    if suffix in (".safetensors", ".gguf") and suffix != wanted:
+        what = "a folder" if target == "folder" else f"{target}, a {wanted} file,"
+        formats = "gguf-q8_0" if suffix == ".gguf" else "comfyui or comfyui-fp8"
+        raise RequestError(
+            f"{out} is the name of a {suffix} file, and {what} would be written",
+            f"name it otherwise, or give --to {formats}",
+        )
 
 
 def _whole(source: str) -> Located | None:

@@ -42,10 +42,16 @@ def verify(
 
     from petzval.config import to_mapping
     from petzval.errors import RequestError
+    from petzval.inference.parts import SUFFIX
     from petzval.inference.variants import VARIANTS, locate
     from petzval.weights.verify import verify_checkpoint, verify_component
 
     folder = locate(checkpoint).folder if checkpoint.lower() in VARIANTS else Path(checkpoint)
+    if folder.is_file() and folder.suffix.lower() == SUFFIX:
+        raise RequestError(
+            f"{folder} names parts that lie in several places",
+            f"verify each of them; or `petzval convert {folder} FOLDER`, and verify the folder",
+        )
     if _is_one_part(folder):
         if goldens is not None:
             raise RequestError(f"{folder} is one part; goldens are of a whole checkpoint")

@@ -133,7 +133,10 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read ({error})") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is no TOML ({str(error)[:200]})") from error
+        raise ConfigError(
+            f"{file}: is no TOML ({str(error)[:200]})",
+            'a line is a name and a text in quotes, such as model = "mini"',
+        ) from error
 
 
 def _relative(file: Path, text: str) -> Path:

@@ -182,7 +182,7 @@ def locate(
     return replace(located, parts=parts.over(located.parts)) if parts else located
 
 
-def _locate(name_or_path: str | Path, unfetched: bool) -> Located:
+def _locate(name_or_path: str | Path, unfetched: bool, above: tuple[Path, ...] = ()) -> Located:
     text = str(name_or_path)
     variant = VARIANTS.get(text.lower())
     if variant is not None and not isinstance(name_or_path, Path):
@@ -207,7 +207,7 @@ def _locate(name_or_path: str | Path, unfetched: bool) -> Located:
         defaults = _defaults(folder, relative)
         return Located(name=_name(folder) or called, base=folder, defaults=defaults)
     if text.strip() and exists and folder.suffix.lower() == SUFFIX:
-        return _from_parts_file(folder, unfetched)
+        return _from_parts_file(folder, unfetched, above)
     if text.strip() and exists:
         raise RequestError(
             f"{text} is a file; a checkpoint is a folder with {_LAYOUT_FILE}",
@@ -220,10 +220,16 @@ def _locate(name_or_path: str | Path, unfetched: bool) -> Located:
     )
 
 
-def _from_parts_file(file: Path, unfetched: bool) -> Located:
-    """A `petzval.toml`, on top of the model that it names."""
+def _from_parts_file(file: Path, unfetched: bool, above: tuple[Path, ...]) -> Located:
+    """A `petzval.toml`, on top of the model that it names; `above` are those that named it."""
+    here = file.resolve()
+    if here in above:
+        raise ConfigError(
+            f"{file}: names itself as the model that it adds to",
+            "name another one, or a file for each network",
+        )
     said = read_parts(file)
-    base = None if said.model is None else _locate(said.model, unfetched)
+    base = None if said.model is None else _locate(said.model, unfetched, (*above, here))
     defaults = VARIANTS["lens"].defaults if base is None else base.defaults
     if said.defaults:
         given = to_mapping(defaults) | dict(said.defaults)

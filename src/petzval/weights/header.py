@@ -59,6 +59,8 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF", "an HDF5 file", SAFETENSORS_HINT),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights", "run `git lfs pull`"),
+    (b"\x89PNG", "a picture", "give a file of weights"),
+    (b"\xff\xd8\xff", "a picture", "give a file of weights"),
     (b"<!DOCTYPE", "a web page, most likely a failed download", "download the file again"),
     (b"<html", "a web page, most likely a failed download", "download the file again"),
 )
