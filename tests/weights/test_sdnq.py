@@ -74,9 +74,7 @@ def test_the_librarys_own_numbers(tmp_path: Path, case: str) -> None:
         decoded(tmp_path, parts_of(case), settings_of(case)),
         RECORDED[f"{case}.decoded"],
     )
-    if any(
-        word in case for word in ("svd", "rank", "hadamard")
-    ):  # sums, in any order
+    if any(word in case for word in ("svd", "rank", "hadamard")):  # sums, in any order
         assert torch.allclose(weight, expected, rtol=0, atol=2e-6 * float(expected.abs().max()))
     else:
         assert torch.equal(weight, expected)

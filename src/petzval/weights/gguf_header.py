@@ -21,7 +21,7 @@ from petzval.kernels.ggml import BLOCK_FORMATS
 
 MAGIC = b"GGUF"
 _DAMAGED = "download or copy the file again"
-_MOST_NAMES, _MOST_DIMENSIONS, _LONGEST_NAME = 1_000_000, 4, 1 << 16
+_MOST_NAMES, _MOST_DIMENSIONS, _LONGEST_NAME = 1_000_000, 4, 1024
 _LONGEST_KEPT = 16
 """Lists longer than this are walked over and not kept: vocabularies, merges."""
 

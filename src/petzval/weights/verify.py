@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from petzval.errors import CheckpointError, ConfigError
+from petzval.errors import CheckpointError, ConfigError, PetzvalError
 from petzval.models.gpt_oss import GptOssConfig
 from petzval.models.mmdit import MMDiTConfig
 from petzval.models.vae import AutoencoderConfig
@@ -150,7 +150,7 @@ def verify_component(path: str | Path, *, hashes: bool = True, values: bool = Tr
     try:
         component, problems = examine_component(path)
     except (CheckpointError, ConfigError) as error:
-        return VerifyReport(folder=path, components=(), problems=(error.message,))
+        return VerifyReport(folder=path, components=(), problems=(_told(error),))
     source = component.source
     if values:
         problems += _bad_values(source)
@@ -181,11 +181,11 @@ def _verify_component(
     try:
         config = reader(folder)
     except (CheckpointError, ConfigError) as error:
-        problems.append(error.message)
+        problems.append(_told(error))
     try:
         source = open_part(folder / name, kind)
     except (CheckpointError, ConfigError) as error:
-        return ComponentReport(name=name, problems=(*problems, error.message)), config
+        return ComponentReport(name=name, problems=(*problems, _told(error))), config
     if isinstance(config, GptOssConfig):
         config = match_packing(config, source)
     if config is not None:
@@ -255,4 +255,9 @@ def _collect(problems: list[str], check: Callable[[Path], None], folder: Path) -
     try:
         check(folder)
     except (CheckpointError, ConfigError) as error:
-        problems.append(error.message)
+        problems.append(_told(error))
+
+
+def _told(error: PetzvalError) -> str:
+    """What is wrong, and what to do about it, in one line."""
+    return f"{error.message}; {error.hint}" if error.hint else error.message
