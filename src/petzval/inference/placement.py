@@ -7,6 +7,7 @@ fastest one that fits; `residency` follows it. Nothing here computes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -88,6 +89,8 @@ class NetworkPlacement:
         seconds: for one picture, its weights read.
         further_seconds: for one more picture of the same request.
         other_seconds: for one more picture of other words.
+        clearing_seconds: how much longer the latter takes on a CPU whose system has freed memory
+            back at once and clears it anew, as under a close limit.
     """
 
     network: str
@@ -101,6 +104,7 @@ class NetworkPlacement:
     seconds: float
     further_seconds: float
     other_seconds: float
+    clearing_seconds: float = 0.0
 
     @property
     def peak_bytes(self) -> int:
@@ -116,6 +120,7 @@ class Placement:
         device, dtype: of the denoiser, by torch's names.
         height, width, steps, text_tokens: what was reckoned with.
         batch: pictures that run through the networks together.
+        clears: whether freed memory goes back to the system at once; see `clearing_seconds`.
         networks: in the order of `NETWORKS`.
         baseline_bytes: RAM of the process before a network is there.
     """
@@ -129,6 +134,7 @@ class Placement:
     networks: tuple[NetworkPlacement, ...]
     baseline_bytes: int
     batch: int = 1
+    clears: bool = False
 
     def of(self, network: str) -> NetworkPlacement:
         """The placement of one network."""
@@ -171,6 +177,11 @@ class Placement:
         """Whether all networks, once loaded, stay in place."""
         return all(each.strategy.residence == "resident" for each in self.networks)
 
+    def seconds_of(self, network: str) -> float:
+        """Share of one network in `seconds`."""
+        each = self.of(network)
+        return each.seconds + (each.clearing_seconds if self.clears else 0.0)
+
     @property
     def load_seconds(self) -> float:
         """For reading what stays, before the first picture."""
@@ -179,17 +190,21 @@ class Placement:
     @property
     def seconds(self) -> float:
         """For the first picture, weights read."""
-        return sum(each.seconds for each in self.networks)
+        return sum(self.seconds_of(name) for name in NETWORKS)
 
     @property
     def further_seconds(self) -> float:
         """For each further picture of the same request."""
-        return sum(each.further_seconds for each in self.networks)
+        drawing = [each for each in self.networks if each.network != ENCODER]
+        return sum(each.further_seconds for each in self.networks) + self._clearing(drawing)
 
     @property
     def other_seconds(self) -> float:
         """For each further picture of other words: its prompt has to be encoded."""
-        return sum(each.other_seconds for each in self.networks)
+        return sum(each.other_seconds for each in self.networks) + self._clearing(self.networks)
+
+    def _clearing(self, networks: Sequence[NetworkPlacement]) -> float:
+        return sum(each.clearing_seconds for each in networks) if self.clears else 0.0
 
     def __str__(self) -> str:
         return "; ".join(f"{each.network} {each.strategy}" for each in self.networks)
