@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from petzval.errors import RequestError
@@ -111,6 +111,16 @@ class NetworkPlacement:
         """On its device, everybody else away."""
         return self.weight_bytes + self.working_bytes
 
+    def joined(self, other: NetworkPlacement) -> NetworkPlacement:
+        """The same with as many bytes as the other one needs, where those are more."""
+        return replace(
+            self,
+            weight_bytes=max(self.weight_bytes, other.weight_bytes),
+            working_bytes=max(self.working_bytes, other.working_bytes),
+            kept_bytes=max(self.kept_bytes, other.kept_bytes),
+            host_bytes=max(self.host_bytes, other.host_bytes),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
@@ -171,6 +181,11 @@ class Placement:
         total += 2 * sum(each.kept_bytes for each in self.networks)
         total += records * self.of(DENOISER).working_bytes
         return total + (self.baseline_bytes if self._on_cpu(self.device) else 0)
+
+    def joined(self, other: Placement) -> Placement:
+        """Of each network the bytes that the larger of two needs, under the same strategies."""
+        pairs = zip(self.networks, other.networks, strict=True)
+        return replace(self, networks=tuple(mine.joined(its) for mine, its in pairs))
 
     @property
     def stays(self) -> bool:
