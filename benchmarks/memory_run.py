@@ -1,7 +1,8 @@
-"""One picture under one placement in a process of its own: predicted and measured peak.
+"""One picture under one placement in a process of its own: predicted and measured peak and seconds.
 
 `python -m benchmarks.memory_run FOLDER` prints one JSON object. The first picture is small: it
-brings in what python, torch and its libraries need at any size, and is the baseline.
+brings in what python, torch and its libraries need at any size, and is the baseline. Seconds are
+those that a plan predicts: of loading what stays and of drawing, the planning itself left out.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -65,38 +69,68 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "an apple", size="64x64", steps=1, guidance=1.0
     )
     start = time.perf_counter()
-    if options.memory:
-        pipeline = Pipeline.load(
-            options.folder,
-            device="cpu",
-            dtype=options.dtype,
-            memory=options.memory,
-            request=request,
-        )
-    else:
-        pipeline = _follow(options, request)
+    with _loading_watched() as loading:
+        if options.memory:
+            pipeline = Pipeline.load(
+                options.folder,
+                device="cpu",
+                dtype=options.dtype,
+                memory=options.memory,
+                request=request,
+            )
+        else:
+            pipeline = _follow(options, request)
     assert pipeline.placement is not None
     assert pipeline.planning is not None
     work = pipeline.planning.work(pipeline.plan(request), batch_size=options.batch)
     planner = pipeline.planning.planner(work, pipeline.placement.baseline_bytes)
     placement = planner.again(pipeline.placement)
-    loaded = time.perf_counter()
-    image, *_ = pipeline.generate(request, batch_size=options.batch)
+    events = pipeline.steps(request, batch_size=options.batch)  # more pictures are planned for here
+    planned = time.perf_counter()
+    image, *_ = [image for event in events for image in event.images]
     finished = time.perf_counter()
+    drawing = finished - planned
     return {
         "plan": str(placement),
         "predicted": placement.peak_bytes,
         "baseline": placement.baseline_bytes,
         "measured": backends.peak_resident_bytes(),
         "predicted_seconds": placement.seconds,
+        "measured_seconds": sum(loading) + drawing,
         "seconds": finished - start,
-        "load": loaded - start,
+        "planning": planned - start - sum(loading),
+        "load": sum(loading),
+        "predicted_stages": {
+            each.network: placement.seconds_of(each.network) for each in placement.networks
+        },
         "stages": image.seconds,
         "batch": work.batch,
         "stages_bytes": {each.network: each.peak_bytes for each in placement.networks},
         "spread": float(image.pixels.std()),
         "threads": torch.get_num_threads(),
     }
+
+
+@contextmanager
+def _loading_watched() -> Generator[list[float]]:
+    """Seconds of each placement that is followed in the block."""
+    from petzval.inference.placement import Placement
+    from petzval.inference.planning import Planning
+    from petzval.inference.residency import Residency
+    from petzval.inference.terms import Terms
+
+    follow = Planning.follow
+    seconds: list[float] = []
+
+    def timed(self: Planning, placement: Placement, terms: Terms | None = None) -> Residency:
+        start = time.perf_counter()
+        try:
+            return follow(self, placement, terms)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    with patch.object(Planning, "follow", timed):
+        yield seconds
 
 
 def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline:
@@ -115,7 +149,7 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
             first, second, third = (each.of(n).strategy for n in (ENCODER, DENOISER, AUTOENCODER))
             form = (first.residence, second.residence, second.folded, third.strip_rows)
             if form == (encoder, denoiser, folded, rows) and third.residence == last:
-                return each
+                return replace(each, clears=True)  # see `tight`
         raise AssertionError(options.strategy)
 
     def tight(self: Budget, placement: Placement) -> bool:

@@ -58,7 +58,15 @@ def golden_ranks() -> dict[bytes, int]:
 
 
 QUICK_TO_READ = Speeds(
-    flops=1e10, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e9, read=1e13, sent=1e13
+    flops=1e10,
+    cpu_flops=1e10,
+    decoded=1e9,
+    cpu_decoded=1e9,
+    copied=1e10,
+    cpu_copied=1e10,
+    cleared=1e13,
+    read=1e13,
+    sent=1e13,
 )
 """Of a machine on which nothing is won by reading ahead, so that plans with room keep all in place:
 those that are measured on a busy one tip from run to run."""

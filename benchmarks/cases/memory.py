@@ -1,4 +1,4 @@
-"""Plans of memory: what each strategy costs in time, and predicted against measured peaks."""
+"""Plans of memory: what each strategy costs, and predicted against measured peaks and seconds."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def keeps_to(report: dict[str, Any]) -> bool:
     return abs(difference(report)) <= LIMIT
 
 
+def _in_words(report: dict[str, Any]) -> str:
+    """Predicted and measured peak and seconds; loading counts in both, planning in none."""
+    predicted, found = (
+        f"{report[peak] / 1e6:.0f} MB and {report[seconds]:.1f} s"
+        for peak, seconds in (("predicted", "predicted_seconds"), ("measured", "measured_seconds"))
+    )
+    return f"predicted {predicted}, measured {found}"
+
+
 def _prepare() -> Prepared:
     folder = Path(tempfile.mkdtemp(prefix="petzval-benchmark-")) / "random"
     write_random_checkpoint(folder, DENOISER, ENCODER, VAE)
@@ -64,15 +73,13 @@ def _prepare() -> Prepared:
     for name in STRATEGIES:
         report = measured(folder, "--strategy", name, *options)
         assert keeps_to(report), (name, report)
-        predicted, found = (report[key] / 1e6 for key in ("predicted", "measured"))
-        facts[name] = f"predicted {predicted:.0f} MB, measured {found:.0f} MB"
+        facts[name] = _in_words(report)
 
     name = "streamed, folded, strips"  # little but the batch is in memory
     report = measured(folder, "--strategy", name, "--batch", str(BATCH), *options)
     assert report["batch"] == BATCH
     assert keeps_to(report), (BATCH, report)
-    predicted, found = (report[key] / 1e6 for key in ("predicted", "measured"))
-    facts[f"{name}, {BATCH} at once"] = f"predicted {predicted:.0f} MB, measured {found:.0f} MB"
+    facts[f"{name}, {BATCH} at once"] = _in_words(report)
 
     def run(name: str) -> None:
         measured(folder, "--strategy", name, *options)

@@ -19,7 +19,17 @@ from tests.support import TINY_CHECKPOINT
 from tests.weights.formats import nvfp4, quantised_denoiser, saved, settings
 
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
-SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
+SPEEDS = Speeds(
+    flops=1e11,
+    cpu_flops=1e10,
+    decoded=1e9,
+    cpu_decoded=1e8,
+    copied=1e11,
+    cpu_copied=1e10,
+    cleared=1e9,
+    read=1e9,
+    sent=1e10,
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from petzval.inference.graphs import Function, GraphCache, GraphedDenoiser
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import Placement
 from petzval.inference.request import GenerationRequest
+from petzval.inference.terms import Budget
 from petzval.kernels import cuda_graph, dispatch
 from petzval.models.rope import mmdit_rope
 from tests.support import QUICK_TO_READ
@@ -154,9 +156,14 @@ def test_a_plan_records_where_all_stays_and_there_is_room(
     assert len(roomy.graphs.graphs) == 0
     assert roomy.generate(request)[0].encode() == expected.encode()
     assert len(recorder.captured) == 4
-    recorded = recorder.replays
-    more: dict[str, Any] = {**SMALL, "size": "64x64"}  # keeps the limits, and was not planned for
+    more: dict[str, Any] = {**SMALL, "size": "64x64"}  # was not planned for, and there is room
     roomy.generate("a red fox", **more)
+    assert len(recorder.captured) == 6 and len(roomy.graphs.graphs) == 4
+    recorded = recorder.replays
+    assert roomy.terms.concurrent is not None
+    close = Budget(memory=roomy.terms.concurrent.needs.peak_at_once())
+    roomy._residency.terms = replace(roomy.terms, limits=close)
+    roomy.generate("a red fox", **{**SMALL, "size": "80x64"})
     assert recorder.replays == recorded and len(roomy.graphs.graphs) == 0
     goes = next(each for each in _placements(roomy, request) if not each.stays)
     assert roomy.planning is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from petzval.inference.drawer import CompileWarning, PipelineDrawer
 from petzval.inference.dry_networks import Work
 from petzval.inference.lone_encoder import held_bytes, load_prompt_encoder
 from petzval.inference.pipeline import Pipeline
-from petzval.inference.placement import ENCODER
+from petzval.inference.placement import ENCODER, Placement
 from petzval.inference.plan import make_plan
 from petzval.inference.planner import Planner
 from petzval.inference.planning import Planning
@@ -28,7 +29,7 @@ from petzval.inference.projection import CACHE_VARIABLE
 from petzval.inference.request import GenerationRequest
 from petzval.inference.residency import Residency
 from petzval.inference.task import NamedLora
-from petzval.inference.terms import Budget
+from petzval.inference.terms import Budget, Terms
 from petzval.inference.variants import locate
 from petzval.kernels import backends
 from petzval.weights.checkpoint import Checkpoint
@@ -199,20 +200,57 @@ def test_where_there_is_no_room_for_two_stages_at_once_they_take_turns(
     assert drawer._ahead is None
 
 
-def test_more_than_was_planned_for_settles_what_waits(
-    twins: list[Path], peaks: dict[str, int]
+MORE: dict[str, Any] = {**SMALL, "size": "80x64"}
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_more_than_was_planned_for_goes_on_beside_it_where_there_is_room(
+    twins: list[Path], peaks: dict[str, int], room: bool
 ) -> None:
-    """The room for two at once is that of the picture that was planned for."""
-    drawer = PipelineDrawer(twins[:1], memory=4 * peaks["at once"], overlap=True, **OPTIONS)
+    """Else what waits is decoded first, and the next words are not encoded meanwhile."""
+    limit = (4 if room else 1) * peaks["at once"]
+    drawer = PipelineDrawer(twins[:1], memory=limit, overlap=True, **OPTIONS)
     one = drawer._loaded["one"].pipeline
+    placement = one.placement
     [*_, last] = drawer.draw("one", (), one.plan(FOX, **SMALL))
     assert last.finish is not None
-    more = one.plan(FOX, negative_prompt="blurry", **{**SMALL, "guidance": 2.0})
-    assert not one.concurrent(more)
+    more = one.plan(FOX, **MORE)
+    assert not one.concurrent(more)  # nothing is reckoned before it is drawn
     [*_, other] = drawer.draw("one", (), more)
-    assert other.finish is None
-    assert not any(each.waits for each in one._decodings._waiting)
+    assert one.placement is placement
+    assert one.concurrent(more) == (other.finish is not None) == room
+    assert any(each.waits for each in one._decodings._waiting) == room
     assert last.finish()[0].pixels.std() > 0
+    assert one.concurrent(one.plan(FOX, **SMALL)) == room
+
+
+def test_what_may_meet_is_held_to_the_limit_together(pipeline: Pipeline) -> None:
+    """A large picture and long words, neither of which needs as much of every network."""
+    planning = pipeline.planning
+    assert planning is not None
+
+    def placed(work: Work) -> Placement:
+        placements = planning.planner(work, 0).placements
+        return next(each for each in placements if each.stays)
+
+    large, long = replace(WORK, grid=(8, 8)), replace(WORK, text_tokens=256)
+    usual, *others = placed(WORK), placed(large), placed(long)
+    both = others[0].joined(others[1])
+    assert both.peak_at_once() > max(each.peak_at_once() for each in others)
+    for limit, expected in (
+        (both.peak_at_once(), {"large": True, "long": True}),
+        (both.peak_at_once() - 1, {"large": True, "long": False}),
+        (usual.peak_at_once(), {"large": False, "long": False}),
+    ):
+        terms = Terms.of(Budget(memory=limit), usual, WORK)
+        for work, placement in zip((large, long), others, strict=True):
+            terms = terms.also(work, placement)
+        beside = terms.concurrent
+        assert beside is not None and beside.covers(WORK)
+        assert {"large": beside.covers(large), "long": beside.covers(long)} == expected
+        assert all(beside.knows(each) for each in (large, long))
+        assert terms.cover(large) and terms.cover(long)
+    assert Terms.of(Budget(memory=usual.peak_at_once() - 1), usual, WORK).concurrent is None
 
 
 def test_a_plan_without_limits_that_stays_is_not_hindered(pipeline: Pipeline) -> None:

@@ -42,7 +42,17 @@ CPU = torch.device("cpu")
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 WORK = Work(grid=(4, 3), calls=2, branches=2, text_tokens=40)
-SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
+SPEEDS = Speeds(
+    flops=1e11,
+    cpu_flops=1e10,
+    decoded=1e9,
+    cpu_decoded=1e8,
+    copied=1e11,
+    cpu_copied=1e10,
+    cleared=1e9,
+    read=1e9,
+    sent=1e10,
+)
 
 
 @pytest.fixture(autouse=True)

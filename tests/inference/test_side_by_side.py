@@ -21,7 +21,17 @@ from petzval.weights import residence
 from petzval.weights.checkpoint import Checkpoint
 
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 3, "seed": 3}
-SPEEDS = Speeds(flops=1e11, cpu_flops=1e10, decoded=1e9, cpu_decoded=1e8, read=1e9, sent=1e10)
+SPEEDS = Speeds(
+    flops=1e11,
+    cpu_flops=1e10,
+    decoded=1e9,
+    cpu_decoded=1e8,
+    copied=1e11,
+    cpu_copied=1e10,
+    cleared=1e9,
+    read=1e9,
+    sent=1e10,
+)
 
 
 def _streamed(pipeline: Pipeline, **options: Any) -> tuple[Pipeline, Placement]:

@@ -56,6 +56,43 @@ def test_attention_lays_out_no_scores() -> None:
     assert found.flops == 4 * 2 * 4096 * 4096 * 64
 
 
+def test_bytes_that_are_moved_are_those_of_all_but_products_and_views() -> None:
+    weight = torch.empty(512, 512, device=META)
+
+    def work() -> torch.Tensor:
+        rows = torch.empty(512, 512, device=META)
+        return (rows @ weight).view(-1) * 2
+
+    for found in (dry_run(work), dry_run(work)):  # the second time all shapes are known
+        assert found == Footprint(
+            peak_bytes=3 * 2**20,
+            flops=2 * 512**3,
+            moved_bytes=2 * 2**20,
+            made_bytes=3 * 2**20,
+        )
+
+
+def test_what_is_remembered_of_operations_is_what_they_gave() -> None:
+    """Also of several results, of other strides, of other types, and where memory is shared."""
+
+    def work(x: torch.Tensor) -> list[torch.Tensor]:
+        variance, mean = torch.var_mean(x, dim=1)
+        best, where = x.topk(2)
+        x.add_(1.0)
+        return [variance, mean, best, where, x.half(), x.T * 2, torch.cat([x, x]), x[1:], x > 0]
+
+    def described(x: torch.Tensor) -> list[object]:
+        results: list[torch.Tensor] = []
+        dry_run(lambda: results.extend(work(x)))
+        return [(each.shape, each.stride(), each.dtype) for each in results]
+
+    here = work(torch.zeros(4, 6))
+    for _ in range(2):
+        assert described(torch.empty(4, 6, device=META)) == [
+            (each.shape, each.stride(), each.dtype) for each in here
+        ]
+
+
 def test_one_after_the_other_takes_the_larger_and_all_operations() -> None:
     first, second = Footprint(peak_bytes=5, flops=1), Footprint(peak_bytes=3, flops=2)
     assert first.then(second).times(4) == Footprint(peak_bytes=5, flops=12)

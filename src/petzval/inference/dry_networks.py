@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from petzval.conditioning.template import SUFFIX_LENGTH
 from petzval.models.experts import (
@@ -22,17 +23,19 @@ from petzval.models.experts import (
 )
 from petzval.models.gpt_oss import DecoderLayer, GptOssEncoder
 from petzval.models.mmdit import MMDiT, Pass, StepModulation
-from petzval.models.rope import mmdit_rope
+from petzval.models.rope import RopeTables
 
 DEFAULT_TEXT_TOKENS = 128 + SUFFIX_LENGTH
 """Of a prompt that is not known yet."""
 
 META = torch.device("meta")
 
+N = TypeVar("N", bound=nn.Module)
+
 _TOKENS = 32
 
 DRY_LAYERS = 2
-"""Of the text encoder: one like the other."""
+"""Of the text encoder, and blocks of the denoiser: one like the other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,15 +82,24 @@ class Work:
         return max(self.all_texts, self.batch * self.texts)
 
 
+def shortened(network: N) -> N:
+    """The same with its first `DRY_LAYERS` alone, to be run dry: it must not be used any more."""
+    if isinstance(network, GptOssEncoder):
+        network.model.layers = network.model.layers[:DRY_LAYERS]
+    elif isinstance(network, MMDiT):
+        network.transformer_blocks = network.transformer_blocks[:DRY_LAYERS]
+    return network
+
+
 def dry_encoder(
     encoder: GptOssEncoder, tokens: int, dtype: torch.dtype, *, texts: int = 1
 ) -> Tensor:
-    """Two layers in which each token goes to the first experts: as much work, no routing."""
+    """A pass, see `shortened`, in which each token goes to the first experts: as much work."""
     x = torch.empty(texts, tokens, encoder.config.hidden_size, dtype=dtype, device=META)
     angles = torch.empty(tokens, encoder.config.head_dim // 2, device=META)
     allowed = torch.ones(1, tokens, tokens, dtype=torch.bool, device=META)
     states = [torch.empty_like(x) for _ in encoder.selected_layers]
-    for layer in encoder.model.layers[:DRY_LAYERS]:
+    for layer in encoder.model.layers:
         assert isinstance(layer, DecoderLayer)
         attended = layer.self_attn(layer.input_layernorm(x), (angles, angles), allowed, None)[0]
         x = x + attended
@@ -108,6 +120,16 @@ def _dry_experts(mixture: MixtureOfExperts, x: Tensor) -> Tensor:
     return out.unflatten(0, x.shape[:2])
 
 
+def dry_decoding(encoder: GptOssEncoder) -> object:
+    """What `dry_encoder` decodes: the matrices of the first experts of each layer."""
+    mixtures = [each for each in encoder.modules() if isinstance(each, MixtureOfExperts)]
+    for mixture in mixtures:
+        assert isinstance(mixture.experts, Experts)
+        for expert in range(mixture.router.num_chosen):
+            mixture.experts.matrices(expert)
+    return None
+
+
 def packed_values(encoder: GptOssEncoder) -> int:
     """Values that are decoded from 4-bit experts in one pass, two a byte."""
     return sum(
@@ -122,30 +144,25 @@ def packed_values(encoder: GptOssEncoder) -> int:
 def dry_denoiser(
     denoiser: MMDiT, work: Work, dtype: torch.dtype, *, side_by_side: bool
 ) -> list[Tensor]:
-    """Two of the blocks, the last of which has no text to give."""
+    """A call of the denoiser, see `shortened`; of its blocks the last has no text to give."""
     config = denoiser.config
     height, width = work.grid
     text_tokens = work.text_tokens
     tokens = torch.empty(work.batch, height * width, config.in_channels, device=META)
     other = torch.empty_like(tokens) if work.branches == 2 else None
     text = torch.empty(work.batch, text_tokens, config.hidden_size, dtype=dtype, device=META)
-    rope = mmdit_rope((1, 1), 0, config.axes_dims_rope).to(META)
-    angles = torch.empty(height * width + text_tokens, rope.cos.shape[1], device=META)
-    rope = replace(rope, cos=angles, sin=angles, num_image_tokens=height * width)
+    angles_each = sum(config.axes_dims_rope) // 2
+    angles = torch.empty(height * width + text_tokens, angles_each, device=META)
+    rope = RopeTables(cos=angles, sin=angles, num_image_tokens=height * width)
     row = torch.empty(1, 6 * config.hidden_size, dtype=dtype, device=META)
     modulation = StepModulation(
         image=(row,) * config.num_layers,
         text=(row,) * config.num_layers,
         final=row[:, : 2 * config.hidden_size],
     )
-    every = denoiser.transformer_blocks
-    denoiser.transformer_blocks = every[:2]
     asked = Pass(tokens=tokens, text=text, modulation=modulation, rope=rope)
-    try:
-        if side_by_side:
-            passes = [asked, replace(asked, text=torch.empty_like(text))][: work.branches]
-            return denoiser.side_by_side(passes, lambda index: nullcontext())
-        velocity = denoiser(tokens, text, modulation, rope)
-    finally:
-        denoiser.transformer_blocks = every
+    if side_by_side:
+        passes = [asked, replace(asked, text=torch.empty_like(text))][: work.branches]
+        return denoiser.side_by_side(passes, lambda index: nullcontext())
+    velocity = denoiser(tokens, text, modulation, rope)
     return [velocity] if other is None else [velocity, other]

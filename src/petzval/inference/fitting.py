@@ -116,12 +116,24 @@ class Fitting:
         """The placement in force with as many pictures at a time as it has room for, if any."""
         for each in _fewer_and_fewer(work):
             if terms.cover(each):
+                if not residency.concurrent(each):
+                    self._see_beside(residency, terms, placement, each.rounded)
                 return _fit(each, work, residency.concurrent(each))
             each = each.rounded
-            if self._holds(terms, placement, each):
-                residency.terms = terms.also(each)
+            again = self._held(terms, placement, each)
+            if again is not None:
+                residency.terms = terms.also(each, again)
                 return _fit(each, work, residency.concurrent(each))
         return None
+
+    def _see_beside(
+        self, residency: Residency, terms: Terms, placement: Placement, work: Work
+    ) -> None:
+        """Whether what keeps the limits may run beside others as well, where that is not known."""
+        if terms.concurrent is not None and not terms.concurrent.knows(work):
+            again = self._held(terms, placement, work)
+            if again is not None:
+                residency.terms = terms.also(work, again)
 
     def _chosen(self, terms: Terms, old: Placement, work: Work) -> Fit:
         """The fastest placement for one picture, with as many of them as it has room for."""
@@ -139,20 +151,21 @@ class Fitting:
         )
         agreed = Terms.of(terms.limits, placement, one)
         for each in (each.rounded for each in _fewer_and_fewer(work)):
-            if each == one or self._holds(terms, placement, each):
+            again = placement if each == one else self._held(terms, placement, each)
+            if again is not None:
+                agreed = agreed.also(each, again)
                 concurrent = agreed.concurrent is not None and agreed.concurrent.covers(each)
-                fit = _fit(each, work, concurrent)
-                return replace(fit, placement=placement, terms=agreed.also(each))
+                return replace(_fit(each, work, concurrent), placement=placement, terms=agreed)
         raise AssertionError("one picture was planned for")
 
-    def _holds(self, terms: Terms, placement: Placement, work: Work) -> bool:
+    def _held(self, terms: Terms, placement: Placement, work: Work) -> Placement | None:
+        """A placement reckoned for other pictures; None where they do not keep the limits."""
         assert self._planning is not None
-        planner = self._planning.planner(work, placement.baseline_bytes)
-        again = planner.again(placement)
-        if terms.limits.holds(again):
-            settle_heap(terms.limits, again)
-            return True
-        return False
+        again = self._planning.planner(work, placement.baseline_bytes).again(placement)
+        if not terms.limits.holds(again):
+            return None
+        settle_heap(terms.limits, again)
+        return again
 
 
 def _fit(work: Work, asked: Work, concurrent: bool) -> Fit:

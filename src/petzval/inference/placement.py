@@ -7,7 +7,8 @@ fastest one that fits; `residency` follows it. Nothing here computes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from petzval.errors import RequestError
@@ -91,6 +92,8 @@ class NetworkPlacement:
         seconds: for one picture, its weights read.
         further_seconds: for one more picture of the same request.
         other_seconds: for one more picture of other words.
+        clearing_seconds: how much longer the latter takes on a CPU whose system has freed memory
+            back at once and clears it anew, as under a close limit.
     """
 
     network: str
@@ -104,11 +107,22 @@ class NetworkPlacement:
     seconds: float
     further_seconds: float
     other_seconds: float
+    clearing_seconds: float = 0.0
 
     @property
     def peak_bytes(self) -> int:
         """On its device, everybody else away."""
         return self.weight_bytes + self.working_bytes
+
+    def joined(self, other: NetworkPlacement) -> NetworkPlacement:
+        """The same with as many bytes as the other one needs, where those are more."""
+        return replace(
+            self,
+            weight_bytes=max(self.weight_bytes, other.weight_bytes),
+            working_bytes=max(self.working_bytes, other.working_bytes),
+            kept_bytes=max(self.kept_bytes, other.kept_bytes),
+            host_bytes=max(self.host_bytes, other.host_bytes),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +133,7 @@ class Placement:
         device, dtype: of the denoiser, by torch's names.
         height, width, steps, text_tokens: what was reckoned with.
         batch: pictures that run through the networks together.
+        clears: whether freed memory goes back to the system at once; see `clearing_seconds`.
         networks: in the order of `NETWORKS`.
         baseline_bytes: RAM of the process before a network is there.
     """
@@ -132,6 +147,7 @@ class Placement:
     networks: tuple[NetworkPlacement, ...]
     baseline_bytes: int
     batch: int = 1
+    clears: bool = False
 
     def of(self, network: str) -> NetworkPlacement:
         """The placement of one network."""
@@ -169,10 +185,20 @@ class Placement:
         total += records * self.of(DENOISER).working_bytes
         return total + (self.baseline_bytes if self._on_cpu(self.device) else 0)
 
+    def joined(self, other: Placement) -> Placement:
+        """Of each network the bytes that the larger of two needs, under the same strategies."""
+        pairs = zip(self.networks, other.networks, strict=True)
+        return replace(self, networks=tuple(mine.joined(its) for mine, its in pairs))
+
     @property
     def stays(self) -> bool:
         """Whether all networks, once loaded, stay in place."""
         return all(each.strategy.residence == "resident" for each in self.networks)
+
+    def seconds_of(self, network: str) -> float:
+        """Share of one network in `seconds`."""
+        each = self.of(network)
+        return each.seconds + (each.clearing_seconds if self.clears else 0.0)
 
     @property
     def load_seconds(self) -> float:
@@ -182,17 +208,21 @@ class Placement:
     @property
     def seconds(self) -> float:
         """For the first picture, weights read."""
-        return sum(each.seconds for each in self.networks)
+        return sum(self.seconds_of(name) for name in NETWORKS)
 
     @property
     def further_seconds(self) -> float:
         """For each further picture of the same request."""
-        return sum(each.further_seconds for each in self.networks)
+        drawing = [each for each in self.networks if each.network != ENCODER]
+        return sum(each.further_seconds for each in self.networks) + self._clearing(drawing)
 
     @property
     def other_seconds(self) -> float:
         """For each further picture of other words: its prompt has to be encoded."""
-        return sum(each.other_seconds for each in self.networks)
+        return sum(each.other_seconds for each in self.networks) + self._clearing(self.networks)
+
+    def _clearing(self, networks: Sequence[NetworkPlacement]) -> float:
+        return sum(each.clearing_seconds for each in networks) if self.clears else 0.0
 
     def __str__(self) -> str:
         return "; ".join(f"{each.network} {each.strategy}" for each in self.networks)

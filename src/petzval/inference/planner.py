@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from petzval.errors import PlacementError
 from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
+from petzval.inference.forms import Reckoned
 from petzval.inference.placement import (
     DENOISER,
     NEAREST_FIRST,
@@ -59,6 +61,7 @@ class Planner:
         baseline: RAM of the process before a network is there, what it compiles included; None
             takes what it holds.
         encodes: False: words are encoded in another process.
+        reckoned: for this checkpoint before; what is missing there is added.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Planner:
         changed: Collection[str] = (),
         baseline: int | None = None,
         encodes: bool = True,
+        reckoned: Reckoned | None = None,
     ) -> None:
+        reckoned = reckoned or Reckoned()
         self.checkpoint = checkpoint
         self.device = device
         self._dtype = dtype
@@ -90,10 +95,14 @@ class Planner:
             beside=beside,
             changed=changed,
             encodes=encodes,
+            reckoned=reckoned,
         )
         self._encodes = encodes
         may_stay = self._storages[0] == "exact" and dtype != torch.float16
-        self._codes = (False, True) if may_stay and has_codes(checkpoint, changed) else (False,)
+        keeps = may_stay and reckoned.codes.of(
+            frozenset(changed), lambda: has_codes(checkpoint, changed)
+        )
+        self._codes = (False, True) if keeps else (False,)
         self._baseline = baseline
         self._placements: dict[Storage, list[Placement]] = {}
 
@@ -112,7 +121,7 @@ class Planner:
         Raises:
             PlacementError: none is; the hint names the smallest, or what would make one fit.
         """
-        found = self._first(budget.holds, self._storages)
+        found = self._first(budget.holds, self._storages, budget)
         if found is None:
             raise self._nothing_fits(budget, briefly=briefly)
         return found
@@ -120,7 +129,9 @@ class Planner:
     def again(self, placement: Placement) -> Placement:
         """The strategies of a placement that was made for other pictures, reckoned for these."""
         each = (self._footprints.of(one.network, one.strategy) for one in placement.networks)
-        return self._placement(tuple(each), placement.baseline_bytes)
+        return replace(
+            self._placement(tuple(each), placement.baseline_bytes), clears=placement.clears
+        )
 
     def smaller(self, than: Placement, budget: Budget | None = None) -> Placement:
         """The fastest within a budget that needs clearly less than one that was too large.
@@ -134,7 +145,7 @@ class Planner:
             within = budget is None or budget.holds(placement)
             return within and placement.peak_bytes <= limit
 
-        found = self._first(holds, self._storages)
+        found = self._first(holds, self._storages, budget or Budget())
         if found is None:
             raise PlacementError(
                 f"memory ran out, and no plan for {than.width}x{than.height} needs clearly less "
@@ -149,13 +160,17 @@ class Planner:
         return self._placements[storage]
 
     def _first(
-        self, holds: Callable[[Placement], bool], storages: Sequence[Storage]
+        self, holds: Callable[[Placement], bool], storages: Sequence[Storage], budget: Budget
     ) -> Placement | None:
         """Of the first storage that has any: the plainest of those as fast as the fastest."""
         for storage in storages:
-            held = [each for each in self._of(storage) if holds(each)]
+            held = [
+                replace(each, clears=not budget.leaves_holes(each))
+                for each in self._of(storage)
+                if holds(each)
+            ]
             if held:
-                enough = _AS_FAST * whole_seconds(held[0])
+                enough = _AS_FAST * min(whole_seconds(each) for each in held)
                 return min((x for x in held if whole_seconds(x) <= enough), key=_plainness)
         return None
 
@@ -163,7 +178,7 @@ class Planner:
         """What would fit beyond the storages that may be chosen; empty where nothing would."""
         tried = self._storages[-1]
         behind = () if tried == "int4" else NEAREST_FIRST if tried == "exact" else ("int4",)
-        found = self._first(holds, behind)
+        found = self._first(holds, behind, Budget())
         if found is None:
             return ""
         storage = found.of(DENOISER).strategy.storage

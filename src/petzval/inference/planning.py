@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.config import to_mapping
 from petzval.inference.device import choose_device, choose_dtype
 from petzval.inference.dry_networks import Work
+from petzval.inference.forms import Reckoned
 from petzval.inference.loras import LoraChoice
 from petzval.inference.opening import open_checkpoint
 from petzval.inference.placement import ENCODER, Placement, StorageChoice
@@ -67,6 +68,7 @@ class Planning:
         live: keep them beside its weights.
         encodes: False leaves the text encoder without numbers: somebody else encodes.
         speeds: of the machine; measured where they are not given.
+        reckoned: for plans of this checkpoint so far.
     """
 
     checkpoint: Checkpoint
@@ -79,6 +81,7 @@ class Planning:
     live: bool = False
     encodes: bool = True
     speeds: Speeds | None = None
+    reckoned: Reckoned = field(default_factory=Reckoned, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -153,6 +156,7 @@ class Planning:
             changed=changed_layers(self.merged),
             baseline=baseline,
             encodes=self.encodes,
+            reckoned=self.reckoned,
         )
 
     def settle(self, work: Work) -> Residency:

@@ -28,7 +28,7 @@ _REFUSED = 16
 _WAITING = 4
 """Who may wait for a reckoning at a time: threads that all wait here answer nobody else."""
 
-_SPEEDS = Speeds(cpu_flops=1e11, cpu_decoded=1e9, read=1e9, **ABSENT)
+_SPEEDS = Speeds(cpu_flops=1e11, cpu_decoded=1e9, cpu_copied=1e10, cleared=1e9, read=1e9, **ABSENT)
 """Of any machine: they order the plans, and say nothing about which of them fit."""
 
 
@@ -122,7 +122,7 @@ class Room:
         """Refuse a plan whose pictures have no room, not even one at a time.
 
         What was reckoned before answers at once, also for all that ask for less, or for more than
-        what was refused; else it takes some tenths of a second, for a full-size model seconds.
+        what was refused; else it takes some tenths of a second, the first time a second or two.
         Where several wait for that already, nothing is refused: who draws finds out.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from petzval.kernels.mxfp4 import decode_mxfp4
 
 _SHORTEST = 0.1
 _READ_BYTES = 1 << 26
+_TIMES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,9 @@ class Speeds:
         cpu_flops: the same on the CPU.
         decoded: MXFP4 values a second on the device.
         cpu_decoded: the same on the CPU.
+        copied: bytes a second that the device reads and writes in simple operations.
+        cpu_copied: the same on the CPU.
+        cleared: bytes a second of new memory that the system gives a CPU.
         read: bytes a second from the checkpoint's files, not from the system's cache.
         sent: bytes a second from pinned memory to the device; what the CPU copies in its own.
     """
@@ -37,6 +42,9 @@ class Speeds:
     cpu_flops: float = setting(minimum=1.0)
     decoded: float = setting(minimum=1.0)
     cpu_decoded: float = setting(minimum=1.0)
+    copied: float = setting(minimum=1.0)
+    cpu_copied: float = setting(minimum=1.0)
+    cleared: float = setting(minimum=1.0)
     read: float = setting(minimum=1.0)
     sent: float = setting(minimum=1.0)
 
@@ -44,12 +52,13 @@ class Speeds:
         check_ranges(self, where="speeds")
 
 
-ABSENT = {"flops": 1e14, "decoded": 3e10, "sent": 2e10}
-"""Taken for an accelerator that is not here: a card that reaches 100 TFLOP/s on PCIe 4.0 x 16."""
+ABSENT = {"flops": 1e14, "decoded": 3e10, "copied": 6e11, "sent": 2e10}
+"""Taken for an accelerator that is not here: a card that reaches 100 TFLOP/s and 600 GB/s, on PCIe
+4.0 x 16."""
 
 
 def measure_speeds(device: torch.device, dtype: torch.dtype, files: Sequence[Path] = ()) -> Speeds:
-    """Time a product, a decoding, a copy and a read; some tenths of a second each.
+    """Time products, decodings, copies and a read; a tenth of a second each.
 
     Args:
         device: where the denoiser is to run; of one that is not here `ABSENT` is taken.
@@ -58,15 +67,23 @@ def measure_speeds(device: torch.device, dtype: torch.dtype, files: Sequence[Pat
     """
     cpu = torch.device("cpu")
     cpu_dtype = dtype if dtype != torch.float16 else torch.float32
-    cpu_flops, cpu_decoded = _flops(cpu, cpu_dtype), _decoded(cpu, cpu_dtype)
+    of_cpu = _rates(cpu, cpu_dtype)
     if device.type == "cpu":
-        its = {"flops": cpu_flops, "decoded": cpu_decoded, "sent": _sent(device)}
+        its = of_cpu | {"sent": _sent(device)}
     elif backends.present(device):
-        its = {"flops": _flops(device, dtype), "decoded": _decoded(device, dtype)}
-        its["sent"] = _sent(device)
+        its = _rates(device, dtype) | {"sent": _sent(device)}
     else:
         its = ABSENT
-    return Speeds(cpu_flops=cpu_flops, cpu_decoded=cpu_decoded, read=_read(files), **its)
+    of_cpu = {f"cpu_{name}": rate for name, rate in of_cpu.items()}
+    return Speeds(cleared=_cleared(), read=_read(files), **of_cpu, **its)
+
+
+def _rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    return {
+        "flops": _flops(device, dtype),
+        "decoded": _decoded(device, dtype),
+        "copied": _copied(device),
+    }
 
 
 @cache
@@ -100,6 +117,33 @@ def _decoded(device: torch.device, dtype: torch.dtype) -> float:
     blocks = torch.full((2880, 90, 16), 0x31, dtype=torch.uint8, device=device)
     scales = torch.full((2880, 90), 127, dtype=torch.uint8, device=device)
     return _rate(2880.0 * 90 * 32, lambda: decode_mxfp4(blocks, scales, dtype), device)
+
+
+def _copied(device: torch.device) -> float:
+    """Of two operands and a sum in memory that is there."""
+    values = torch.ones(_READ_BYTES // 4, device=device)
+    out = torch.empty_like(values)
+    return _rate(3.0 * values.nbytes, lambda: torch.add(values, values, out=out), device)
+
+
+def _cleared() -> float:
+    """Of a mapping that is written for the first time, what writing it again takes left out.
+
+    The best of some: a process that another one interrupts says nothing about the system.
+    """
+    return _READ_BYTES / max(min(_clearing() for _ in range(_TIMES)), 1e-4)
+
+
+def _clearing() -> float:
+    with mmap.mmap(-1, _READ_BYTES) as mapping:
+        memory = torch.frombuffer(mapping, dtype=torch.uint8)
+        start = time.perf_counter()
+        memory.fill_(1)
+        first = time.perf_counter()
+        memory.fill_(2)
+        again = time.perf_counter()
+        del memory
+    return max((first - start) - (again - first), 0.0)
 
 
 def _sent(device: torch.device) -> float:

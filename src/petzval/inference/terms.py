@@ -69,25 +69,56 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AtOnce:
+    """Works of which any may meet: one decoded, one denoised and the words of one encoded.
+
+    Attributes:
+        works: these.
+        needs: the most that any of them needs of each network.
+        apart: works that there was no room for beside these.
+    """
+
+    works: tuple[Work, ...]
+    needs: Placement
+    apart: tuple[Work, ...] = ()
+
+    def covers(self, work: Work) -> bool:
+        """Whether a work asks for no more than one of them."""
+        return any(each.covers(work) for each in self.works)
+
+    def knows(self, work: Work) -> bool:
+        """Whether the answer is known, with nothing reckoned."""
+        return self.covers(work) or any(work.covers(each) for each in self.apart)
+
+    def joined(self, work: Work, placement: Placement, limits: Budget) -> AtOnce:
+        """With one more, reckoned under the same strategies, where there is room for it."""
+        needs = self.needs.joined(placement)
+        if not limits.holds_at_once(needs):
+            return replace(self, apart=(*self.apart[1 - _WORKS :], work))
+        others = [each for each in self.works if not work.covers(each)]
+        return replace(self, works=(*others[1 - _WORKS :], work), needs=needs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
     """What a placement was chosen under, and what is known to stay within.
 
     Attributes:
         limits: that it has to keep.
         works: that were reckoned and keep them, the latest last.
-        concurrent: pictures that it covers may be decoded, denoised and their words encoded beside
-            each other; None where the limits have no room for that. It is one work, since any two
-            that it covers may meet.
+        concurrent: pictures that may be decoded, denoised and their words encoded beside each
+            other; None where the limits have no room for that with the work that was planned for.
     """
 
     limits: Budget
     works: tuple[Work, ...] = ()
-    concurrent: Work | None = None
+    concurrent: AtOnce | None = None
 
     @classmethod
     def of(cls, limits: Budget, placement: Placement, work: Work) -> Terms:
         """Those of a placement that was reckoned for this work and keeps the limits."""
-        concurrent = work if limits.holds_at_once(placement) else None
+        fits = limits.holds_at_once(placement)
+        concurrent = AtOnce(works=(work,), needs=placement) if fits else None
         return cls(limits=limits, works=(work,), concurrent=concurrent)
 
     def cover(self, work: Work) -> bool:
@@ -104,10 +135,18 @@ class Terms:
         height, width = (PIXELS_PER_TOKEN * side for side in known)
         return f"; {width}x{height} fits"
 
-    def also(self, work: Work) -> Terms:
-        """The same with one more work that keeps the limits."""
+    def also(self, work: Work, placement: Placement | None = None) -> Terms:
+        """The same with one more work that keeps the limits.
+
+        Args:
+            placement: the one in force, reckoned for this work; None leaves open whether the work
+                may run beside others.
+        """
         others = [each for each in self.works if not work.covers(each)]
-        return replace(self, works=(*others[1 - _WORKS :], work))
+        terms = replace(self, works=(*others[1 - _WORKS :], work))
+        if placement is None or self.concurrent is None or self.concurrent.knows(work):
+            return terms
+        return replace(terms, concurrent=self.concurrent.joined(work, placement, self.limits))
 
 
 def _bytes(amount: Amount) -> int | None:

@@ -1,8 +1,9 @@
 """What a computation needs, from its shapes alone: peak bytes and operations, nothing computed.
 
 The very code that will run is run on tensors of torch's meta device, which have shapes and no
-numbers, while a dispatch mode keeps the books: bytes of storages that are alive, and the matrix
-products as `torch.utils.flop_counter` counts them. So the figures cannot drift from the code.
+numbers, while a dispatch mode keeps the books: bytes of storages that are alive, the matrix
+products as `torch.utils.flop_counter` counts them, and the bytes that all other operations read and
+write. So the figures cannot drift from the code.
 
 Departures from what a device does, all stated:
 1. Fused attention is taken for granted: its result is counted, its scores are not.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,11 @@ from torch.utils.flop_counter import flop_registry
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 
+LARGE_BLOCK = 2**20
+"""Bytes of a tensor for which an allocator that keeps nothing asks the system each time."""
+
+_MOVES_NOTHING = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
@@ -35,20 +41,41 @@ class Footprint:
     Attributes:
         peak_bytes: the most that was alive at one moment.
         flops: operations of matrix products, two a multiply-add.
+        moved_bytes: that everything but products reads and writes, an operation at a time.
+        made_bytes: of all new tensors of a megabyte and more, one after the other.
     """
 
     peak_bytes: int
     flops: int
+    moved_bytes: int = 0
+    made_bytes: int = 0
 
     def then(self, other: Footprint) -> Footprint:
         """One computation after the other, the first one's memory given back."""
         return Footprint(
-            peak_bytes=max(self.peak_bytes, other.peak_bytes), flops=self.flops + other.flops
+            peak_bytes=max(self.peak_bytes, other.peak_bytes),
+            flops=self.flops + other.flops,
+            moved_bytes=self.moved_bytes + other.moved_bytes,
+            made_bytes=self.made_bytes + other.made_bytes,
         )
 
-    def times(self, count: int) -> Footprint:
+    def times(self, count: float) -> Footprint:
         """The same again and again."""
-        return Footprint(peak_bytes=self.peak_bytes, flops=self.flops * count)
+        return replace(
+            self,
+            flops=round(self.flops * count),
+            moved_bytes=round(self.moved_bytes * count),
+            made_bytes=round(self.made_bytes * count),
+        )
+
+    def less(self, part: Footprint) -> Footprint:
+        """Without the operations of a part of it; its memory stays."""
+        return replace(
+            self,
+            flops=self.flops - part.flops,
+            moved_bytes=self.moved_bytes - part.moved_bytes,
+            made_bytes=self.made_bytes - part.made_bytes,
+        )
 
 
 NOTHING = Footprint(peak_bytes=0, flops=0)
@@ -66,7 +93,30 @@ def dry_run(work: Callable[[], object], *, scratch: bool = False) -> Footprint:
     with books, _FusedAttention(books):
         result = work()
     del result
-    return Footprint(peak_bytes=books.peak, flops=books.flops)
+    return Footprint(
+        peak_bytes=books.peak, flops=books.flops, moved_bytes=books.moved, made_bytes=books.made
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What an operation gave for arguments of these shapes: tensors of its own, and its products.
+
+    Attributes:
+        outputs: (shape, strides, type) of each.
+        several: whether it returns a tuple.
+        flops: see `Footprint`.
+    """
+
+    outputs: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
+    several: bool
+    flops: int
+
+
+_KNOWN: dict[Any, _Known] = {}
+"""A network asks for the same few shapes again and again, and many a shape is found in python."""
+
+_MOST_KNOWN = 20_000
 
 
 class _Books(TorchDispatchMode):
@@ -78,6 +128,8 @@ class _Books(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self.flops = 0
+        self.moved = 0
+        self.made = 0
         self._known: set[int] = set()
 
     @classmethod
@@ -92,15 +144,19 @@ class _Books(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        for tensor in _tensors(list(args)):
+        given = _tensors(args)
+        for tensor in given:
             self._enter(tensor, num_bytes=0)  # a weight: it was there before
-        out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
+        out, flops = _outcome(func, args, kwargs or {})
+        made = _tensors(out)
+        for tensor in made:
             self._enter(tensor, num_bytes=tensor.untyped_storage().nbytes())
+        self.flops += flops
         packet = func.overloadpacket
-        if packet in flop_registry:
-            self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=out))
-        extra = _operand_bytes(args) if self.scratch and packet.__name__ in _PRODUCTS else 0
+        if not (packet in flop_registry or func.is_view or packet.__name__ in _MOVES_NOTHING):
+            self.moved += sum(tensor.nbytes for tensor in (*given, *made))
+        scratch = self.scratch and packet.__name__ in _PRODUCTS
+        extra = sum(tensor.nbytes for tensor in given) if scratch else 0
         self.peak = max(self.peak, self.live + extra)
         return out
 
@@ -110,6 +166,7 @@ class _Books(TorchDispatchMode):
         if name not in self._known:
             self._known.add(name)
             self.live += num_bytes
+            self.made += num_bytes if num_bytes >= LARGE_BLOCK else 0
             weakref.finalize(storage, self._leave, name, num_bytes)
 
     def _leave(self, name: int, num_bytes: int) -> None:
@@ -133,10 +190,53 @@ class _FusedAttention(TorchFunctionMode):
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
+def _outcome(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, int]:
+    """What an operation gives, and its products; one that was met before is not run again."""
+    key = _signature(func, args, kwargs)
+    known = None if key is None else _KNOWN.get(key)
+    if known is not None:
+        made = [
+            torch.empty_strided(*each[:2], dtype=each[2], device="meta") for each in known.outputs
+        ]
+        return (tuple(made) if known.several else made[0]), known.flops
+    out = func(*args, **kwargs)
+    counted = flop_registry.get(func.overloadpacket)
+    flops = 0 if counted is None else int(counted(*args, **kwargs, out_val=out))
+    made = _tensors(out)
+    parts = out if isinstance(out, tuple) else (out,)
+    if key is not None and len(made) == len(parts) and all(each.is_meta for each in made):
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = _Known(
+            tuple((each.shape, each.stride(), each.dtype) for each in made),
+            several=isinstance(out, tuple),
+            flops=flops,
+        )
+    return out, flops
+
+
+def _signature(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """All that the shapes of new tensors depend on; None where the results share memory."""
+    if func.is_view or func._schema.is_mutable:
+        return None
+    if any(each.alias_info is not None for each in func._schema.returns):
+        return None
+    try:
+        key = (func, *map(_described, args), *((k, _described(v)) for k, v in kwargs.items()))
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (value.shape, value.stride(), value.dtype, value.device)
+    if isinstance(value, list | tuple):
+        return tuple(_described(each) for each in cast("Sequence[Any]", value))
+    return (type(value), value)
+
+
 def _tensors(out: Any) -> list[Tensor]:
     parts = cast("Sequence[Any]", out) if isinstance(out, tuple | list) else (out,)
     return [part for part in parts if isinstance(part, Tensor)]
-
-
-def _operand_bytes(args: Sequence[Any]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(list(args)))
