@@ -128,11 +128,11 @@ class Planner:
         Raises:
             PlacementError: none does.
         """
-        limit = int(_STEP_DOWN * than.peak_bytes)
+        limit = int(_STEP_DOWN * than.added_bytes)
 
         def holds(placement: Placement) -> bool:
             within = budget is None or budget.holds(placement)
-            return within and placement.peak_bytes <= limit
+            return within and placement.added_bytes <= limit
 
         found = self._first(holds, self._storages)
         if found is None:
