@@ -152,9 +152,9 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
                 return replace(each, clears=True)  # see `tight`
         raise AssertionError(options.strategy)
 
-    def tight(self: Budget, placement: Placement) -> bool:
+    def tight(self: Budget, device: str, ram_bytes: int) -> bool:
         """As under a limit that the placement just keeps."""
-        del self, placement
+        del self, device, ram_bytes
         return False
 
     with patch.object(Planner, "choose", wanted), patch.object(Budget, "leaves_holes", tight):

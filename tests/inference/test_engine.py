@@ -12,7 +12,7 @@ import pytest
 
 from petzval.errors import NumericsError, QueueFullError, RequestError
 from petzval.inference import drawer as drawers
-from petzval.inference.delivery import partial_steps
+from petzval.inference.delivery import Delivery, Live, partial_steps
 from petzval.inference.drawer import LoadedDrawer, PipelineDrawer
 from petzval.inference.engine import Engine
 from petzval.inference.pipeline import Pipeline
@@ -57,6 +57,16 @@ class _Ears:
     def pictures(self, task: str) -> list[int]:
         found = [e for e in self.events if isinstance(e, Finished) and e.task == task]
         return [event.image.index for event in found]
+
+
+def test_nothing_follows_the_end_of_a_task() -> None:
+    """It was cancelled while its next event was on its way."""
+    ears, delivery = _Ears(), Delivery(at_once=True)
+    live = Live(task=_task("t"), listener=ears, delivery=delivery, missing={0})
+    delivery.put_end(live, Ended(task="t", how="cancelled"))
+    delivery.put_start(live)
+    delivery.put_end(live, Ended(task="t", how="timeout"))
+    assert ears.events == [Ended(task="t", how="cancelled")]
 
 
 def test_a_task_is_told_from_start_to_end() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from petzval.conditioning.encoder import PromptEncoder
 from petzval.errors import PlacementError
 from petzval.inference import planning
 from petzval.inference.dry_networks import Work
@@ -56,20 +57,26 @@ SPEEDS = Speeds(
 
 def planned(folder: Path, limit: int | None = None, **options: Any) -> Pipeline:
     """A pipeline whose placement was chosen for `SMALL` and may take `limit` bytes."""
-    pipeline = Pipeline.load(folder, device="cpu", dtype="float32")
-    assert pipeline.planning is not None
-    pipeline.planning = dataclasses.replace(
-        pipeline.planning, speeds=SPEEDS, budget=Budget(memory=limit)
-    )
-    pipeline._fitting._planning = pipeline.planning
-    work = pipeline.planning.work(pipeline.plan(FOX, **{**SMALL, **options}))
-    planner = pipeline.planning.planner(work, 0)
+    loaded = Pipeline.load(folder, device="cpu", dtype="float32")
+    assert loaded.planning is not None
     budget = Budget(memory=limit)
-    placement = planner.choose(budget)
-    terms = Terms(limits=budget, works=(work,))
-    pipeline._residency.release()
-    pipeline._adopt(pipeline.planning.follow(placement, terms))
-    return pipeline
+    planning = dataclasses.replace(loaded.planning, speeds=SPEEDS, budget=budget)
+    work = planning.work(loaded.plan(FOX, **{**SMALL, **options}))
+    placement = planning.planner(work, 0).choose(budget)
+    residency = planning.follow(placement, Terms(limits=budget, works=(work,)))
+    networks = residency.networks
+    return Pipeline(
+        name=loaded.name,
+        identity=loaded.identity,
+        text=PromptEncoder(
+            networks.encoder, planning.tokenizer, checkpoint_id=planning.checkpoint.identity
+        ),
+        denoiser=networks.denoiser,
+        autoencoder=networks.autoencoder,
+        defaults=loaded.defaults,
+        residency=residency,
+        planning=planning,
+    )
 
 
 def planner_of(pipeline: Pipeline, prompt: Any, batch_size: int = 1, **options: Any) -> Planner:
@@ -151,7 +158,7 @@ def test_what_fits_keeps_its_placement_and_is_reckoned_once(
     golden_checkpoint: Path, loose: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = planned(golden_checkpoint, 2 * peak(loose, FOX, **LARGE))
-    residency = pipeline._residency
+    residency = pipeline.moving.residency
     asked: list[Work] = []
     reckon = Planning.planner
 
@@ -169,7 +176,7 @@ def test_what_fits_keeps_its_placement_and_is_reckoned_once(
         pipeline.generate(FOX + ".", **LARGE)
         pipeline.generate(FOX, **NARROW)
     assert len(asked) == 1
-    assert pipeline._residency is residency
+    assert pipeline.moving.residency is residency
 
 
 def test_without_a_limit_everything_is_drawn_as_asked(
@@ -199,19 +206,19 @@ def test_a_larger_picture_gets_a_smaller_placement_before_it_starts(
     assert (pipeline.placement.height, pipeline.placement.width) == (256, 256)
     assert all(weight.is_meta for weight in denoiser.parameters())  # put out
     assert np.abs(got.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
-    residency = pipeline._residency
+    residency = pipeline.moving.residency
     with warnings.catch_warnings():
         warnings.simplefilter("error", MemoryWarning)
         pipeline.generate(FOX, **LARGE)
         pipeline.generate(FOX, **SMALL)
-    assert pipeline._residency is residency  # both fit now
+    assert pipeline.moving.residency is residency  # both fit now
 
 
 def test_what_nothing_has_room_for_is_refused_at_the_call(
     golden_checkpoint: Path, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = planned(golden_checkpoint, least - 1)
-    residency = pipeline._residency
+    residency = pipeline.moving.residency
     unencoded(pipeline, monkeypatch)
     with pytest.raises(PlacementError) as caught:
         pipeline.steps(FOX, batch_size=3, num_images=3, **LARGE)
@@ -219,7 +226,7 @@ def test_what_nothing_has_room_for_is_refused_at_the_call(
     for words in ("give --memory ", "draw a smaller --size", "64x48 fits"):
         assert words in caught.value.hint
     assert "\n" not in caught.value.message + caught.value.hint
-    assert pipeline._residency is residency  # and goes on with what fits
+    assert pipeline.moving.residency is residency  # and goes on with what fits
     monkeypatch.undo()
     assert pipeline.generate(FOX, **SMALL)[0].pixels.std() > 0
 
@@ -249,11 +256,11 @@ def test_more_at_a_time_than_there_is_room_for_become_fewer(
     expected = loose.generate(prompts, **LARGE)
     limit = int(1.1 * peak(loose, prompts, 2, **LARGE))
     pipeline = planned(golden_checkpoint, limit, size="256x256")
-    residency = pipeline._residency
+    residency = pipeline.moving.residency
     with pytest.warns(MemoryWarning, match="room for 2 pictures at a time, not 4"):
         events = list(pipeline.steps(prompts, batch_size=4, **LARGE))
     assert [len(event.indices) for event in events] == [2] * 4
-    assert pipeline._residency is residency
+    assert pipeline.moving.residency is residency
     got = {image.index: image for event in events for image in event.images}
     for index, picture in enumerate(expected):
         difference = got[index].pixels.astype(int) - picture.pixels.astype(int)
@@ -294,7 +301,7 @@ def test_many_texts_at_once_become_fewer_where_the_encoder_has_no_room(
     pipeline = planned(golden_checkpoint)
     assert pipeline.planning is not None
     terms = Terms(limits=Budget(memory=limit))
-    pipeline._adopt(pipeline.planning.follow(placement, terms))
+    pipeline.moving.adopt(pipeline.planning.follow(placement, terms))
     seen: list[int] = []
     forward = GptOssEncoder.forward
 
@@ -343,7 +350,7 @@ def test_a_loaded_limit_holds_for_every_request(
     assert len(first.terms.works) == 1
     with pytest.raises(PlacementError, match="no plan for 4096x4096 fits in "):
         first.generate(FOX, height=4096, width=4096, allow_any_size=True)
-    moved = first._residency
+    moved = first.moving.residency
     assert isinstance(moved, Residency)
     assert first.generate(FOX, **SMALL)[0].recipe.weights == "exact"
-    assert first._residency is moved
+    assert first.moving.residency is moved

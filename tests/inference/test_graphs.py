@@ -123,17 +123,17 @@ def test_a_pipeline_records_by_itself_where_the_device_does(
     golden_checkpoint: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And forgets what it recorded where the numbers behind it change."""
-    assert pipeline.graphs.max_tokens == 0  # a CPU
+    assert pipeline.moving.graphs.max_tokens == 0  # a CPU
     monkeypatch.setattr(graphs, "graphs_ready", lambda device: (True, "as if"))
     drawer = Pipeline.load(golden_checkpoint, device="cpu", dtype="float32")
-    assert drawer.graphs.max_tokens == graphs.MAX_TOKENS
-    assert drawer.graphs.graphs.patience > 0
+    assert drawer.moving.graphs.max_tokens == graphs.MAX_TOKENS
+    assert drawer.moving.graphs.graphs.patience > 0
     recorder = Recorder()
-    drawer.graphs = graphed(drawer, recorder)
+    drawer.moving.graphs = graphed(drawer, recorder)
     drawer.generate("a red fox", **SMALL)
-    assert len(drawer.graphs.graphs) == 2
+    assert len(drawer.moving.graphs.graphs) == 2
     compiling.compile_for(drawer, drawer.plan("a red fox", **SMALL), asked=False)
-    assert len(drawer.graphs.graphs) == 2
+    assert len(drawer.moving.graphs.graphs) == 2
 
 
 def test_a_plan_records_where_all_stays_and_there_is_room(
@@ -146,29 +146,30 @@ def test_a_plan_records_where_all_stays_and_there_is_room(
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "request": request}
     roomy = Pipeline.load(golden_checkpoint, memory="8GB", **options)
     assert roomy.placement is not None and roomy.terms is not None
-    assert roomy.graphs.max_tokens == graphs.MAX_TOKENS
+    assert roomy.moving.graphs.max_tokens == graphs.MAX_TOKENS
     recorder = Recorder()
-    roomy.graphs = graphed(roomy, recorder)
+    roomy.moving.graphs = graphed(roomy, recorder)
     [expected] = pipeline.generate(request)
     assert roomy.generate(request)[0].encode() == expected.encode()
     assert recorder.replays > 0
     roomy.put_out()
-    assert len(roomy.graphs.graphs) == 0
+    assert len(roomy.moving.graphs.graphs) == 0
     assert roomy.generate(request)[0].encode() == expected.encode()
     assert len(recorder.captured) == 4
     more: dict[str, Any] = {**SMALL, "size": "64x64"}  # was not planned for, and there is room
     roomy.generate("a red fox", **more)
-    assert len(recorder.captured) == 6 and len(roomy.graphs.graphs) == 4
+    assert len(recorder.captured) == 6 and len(roomy.moving.graphs.graphs) == 4
     recorded = recorder.replays
     assert roomy.terms.concurrent is not None
     close = Budget(memory=roomy.terms.concurrent.needs.peak_at_once())
-    roomy._residency.terms = replace(roomy.terms, limits=close)
-    roomy.generate("a red fox", **{**SMALL, "size": "80x64"})
-    assert recorder.replays == recorded and len(roomy.graphs.graphs) == 0
+    roomy.moving.residency.terms = replace(roomy.terms, limits=close)
+    other: dict[str, Any] = {**SMALL, "size": "80x64"}
+    roomy.generate("a red fox", **other)
+    assert recorder.replays == recorded and len(roomy.moving.graphs.graphs) == 0
     goes = next(each for each in _placements(roomy, request) if not each.stays)
     assert roomy.planning is not None
-    roomy._adopt(roomy.planning.follow(goes))
-    assert roomy.graphs.max_tokens == 0
+    roomy.moving.adopt(roomy.planning.follow(goes))
+    assert roomy.moving.graphs.max_tokens == 0
 
 
 def _placements(pipeline: Pipeline, request: GenerationRequest) -> list[Placement]:
@@ -193,7 +194,7 @@ def test_pictures_through_recorded_calls_are_the_same_bytes(
 ) -> None:
     plain = pipeline.generate("a red fox", num_images=2, **SMALL)
     recorder = Recorder()
-    monkeypatch.setattr(pipeline, "graphs", graphed(pipeline, recorder))
+    monkeypatch.setattr(pipeline.moving, "graphs", graphed(pipeline, recorder))
     recorded = pipeline.generate("a red fox", num_images=2, **SMALL)
     assert [image.encode() for image in recorded] == [image.encode() for image in plain]
     assert len(recorder.captured) == 2  # with text and without
@@ -204,7 +205,7 @@ def test_large_pictures_are_not_recorded(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(pipeline, "graphs", graphed(pipeline, recorder, max_tokens=11))
+    monkeypatch.setattr(pipeline.moving, "graphs", graphed(pipeline, recorder, max_tokens=11))
     pipeline.generate("a red fox", **SMALL)  # 12 tokens
     assert recorder.captured == []
 
@@ -216,9 +217,9 @@ def test_cuda_graphs_of_two_sizes_in_a_cache_of_one(golden_checkpoint: str) -> N
     sizes = ("64x48", "48x64", "64x48")
     asked: list[dict[str, Any]] = [SMALL | {"size": size} for size in sizes]
     plain = [drawer.generate("a red fox", **options)[0] for options in asked]
-    drawer.graphs = GraphedDenoiser(drawer.denoiser, capacity=1, patience=0)
+    drawer.moving.graphs = GraphedDenoiser(drawer.denoiser, capacity=1, patience=0)
     recorded = [drawer.generate("a red fox", **options)[0] for options in asked]
-    assert drawer.graphs.graphs.failure is None
-    assert len(drawer.graphs.graphs) == 1
+    assert drawer.moving.graphs.graphs.failure is None
+    assert len(drawer.moving.graphs.graphs) == 1
     for ours, theirs in zip(recorded, plain, strict=True):
         assert np.abs(ours.pixels.astype(int) - theirs.pixels.astype(int)).max() <= 1

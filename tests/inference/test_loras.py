@@ -262,11 +262,11 @@ def test_live_loras_draw_what_merged_ones_do_and_change_between_pictures(
     with pytest.raises(RequestError, match="merged into the weights") as caught:
         merged.set_lora_weights(1.0)
     assert "live_lora=True" in caught.value.hint
-    live.graphs = GraphedDenoiser(live.denoiser, patience=0, capture=Recording)
+    live.moving.graphs = GraphedDenoiser(live.denoiser, patience=0, capture=Recording)
     pixels(live)
-    assert len(live.graphs.graphs) == 1
+    assert len(live.moving.graphs.graphs) == 1
     live.set_lora_weights(0.5)
-    assert len(live.graphs.graphs) == 0  # a recording knows the strength as a number
+    assert len(live.moving.graphs.graphs) == 0  # a recording knows the strength as a number
     assert (pixels(live)[0] == got).all()
     live.fold("a fox", **asked)
     with pytest.raises(RequestError, match="folded"):

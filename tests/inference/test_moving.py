@@ -13,7 +13,6 @@ import torch
 from petzval.errors import PlacementError
 from petzval.inference.decoding import Decodings
 from petzval.inference.drawer import PipelineDrawer
-from petzval.inference.dry_networks import Work
 from petzval.inference.engine import Engine
 from petzval.inference.event import StepEvent
 from petzval.inference.finishing import Finishing
@@ -72,8 +71,9 @@ def follow(pipeline: Pipeline) -> Pipeline:
     placement = smallest(pipeline)
     assert pipeline.planning is not None
     residency = pipeline.planning.follow(placement)
-    pipeline._residency.release()
-    pipeline._adopt(residency)
+    pipeline.moving.leaving()
+    pipeline.moving.residency.release()
+    pipeline.moving.adopt(residency)
     return pipeline
 
 
@@ -229,7 +229,7 @@ def test_words_encoded_ahead_do_not_end_a_thread_where_memory_runs_out(
     drawer.prepare(model.name, make_plan(GenerationRequest(prompt=FOX, **SMALL), model.defaults))
     assert drawer._ahead is not None
     drawer._ahead.join(PATIENCE)  # an error of a thread would fail the test
-    pipeline.previews.wait(PATIENCE)
+    pipeline.moving.previews.wait(PATIENCE)
 
 
 def test_an_error_of_a_late_decoding_is_raised_to_whoever_asks() -> None:
@@ -273,8 +273,8 @@ def test_small_previews_keep_no_weights(
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     pipeline = follow(Pipeline.load(golden_checkpoint, **OPTIONS))
-    pipeline.previews.begin()
-    assert pipeline.previews.wait(0.0)  # fitted at once: the decoder does not stay
+    pipeline.moving.previews.begin()
+    assert pipeline.moving.previews.wait(0.0)  # fitted at once: the decoder does not stay
     events: list[StepEvent] = list(pipeline.steps(FOX, **SMALL))
     pipeline.put_out()
     networks = pipeline.networks
@@ -294,7 +294,7 @@ def test_a_server_keeps_one_pipelines_weights_where_they_come_and_go(
     drawer = PipelineDrawer([golden_checkpoint], loras={"ink": style}, overlap=True, **OPTIONS)
     [model] = drawer.models
     base = drawer._loaded[model.name].pipeline
-    base.previews.wait(PATIENCE)
+    base.moving.previews.wait(PATIENCE)
     plan = make_plan(GenerationRequest(prompt=FOX, **SMALL), model.defaults)
 
     def drawn(loras: tuple[NamedLora, ...] = ()) -> np.ndarray[Any, Any]:
@@ -340,7 +340,7 @@ def test_a_pipeline_outlives_a_picture_that_nothing_has_room_for(
     pipeline = Pipeline.load(golden_checkpoint, **OPTIONS)
     [expected] = pipeline.generate(FOX, **SMALL)
 
-    def refuse(self: Planning, work: Work, than: Placement | None) -> Placement:
+    def refuse(*_: object) -> Placement:
         raise PlacementError("nothing is smaller", "draw less")
 
     def no_room(self: Planning) -> Residency:

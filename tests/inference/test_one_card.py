@@ -148,11 +148,12 @@ def test_a_copy_that_gives_way_is_gone_before_the_next_is_loaded(
         made.append(weakref.ref(network))
         return network
 
+    plan = make_plan(GenerationRequest(prompt=FOX, **SMALL), model.defaults)
     monkeypatch.setattr(Checkpoint, "load_denoiser", watched)
     gc.disable()
     try:
         for name in ("ink", "chalk", "ink", "oil", "chalk"):
-            drawer._pipeline(model.name, ((name, 1.0),))
+            drawer._pipeline(model.name, ((name, 1.0),), plan)
     finally:
         gc.enable()
     assert alive == [0, 1, 1, 1]
@@ -170,7 +171,7 @@ def test_what_stays_in_place_is_drawn_as_without_a_plan(
     drawer = PipelineDrawer(twins, memory=peaks["at once"], overlap=True, **OPTIONS)
     one = drawer._loaded["one"].pipeline
     plan = one.plan(FOX, **SMALL)
-    assert one.previews._stays()
+    assert one.moving.previews._stays()
     [*_, last] = drawer.draw("one", (), plan)
     assert last.images == () and last.finish is not None
     drawer.prepare("one", one.plan("words that come next", **SMALL))
@@ -193,7 +194,7 @@ def test_where_there_is_no_room_for_two_stages_at_once_they_take_turns(
     one = drawer._loaded["one"].pipeline
     assert one.placement is not None and one.placement.stays
     plan = one.plan(FOX, **SMALL)
-    assert not one.previews._stays()
+    assert not one.moving.previews._stays()
     [*_, last] = drawer.draw("one", (), plan)
     assert last.finish is None and len(last.images) == 1
     drawer.prepare("one", plan)
@@ -219,7 +220,7 @@ def test_more_than_was_planned_for_goes_on_beside_it_where_there_is_room(
     [*_, other] = drawer.draw("one", (), more)
     assert one.placement is placement
     assert one.concurrent(more) == (other.finish is not None) == room
-    assert any(each.waits for each in one._decodings._waiting) == room
+    assert any(each.waits for each in one.moving.decodings._waiting) == room
     assert last.finish()[0].pixels.std() > 0
     assert one.concurrent(one.plan(FOX, **SMALL)) == room
 
@@ -258,7 +259,7 @@ def test_a_plan_without_limits_that_stays_is_not_hindered(pipeline: Pipeline) ->
     planner = pipeline.planning.planner(WORK, 0)
     stays = next(each for each in planner.placements if each.stays)
     goes = next(each for each in planner.placements if not each.stays)
-    residency = pipeline._residency
+    residency = pipeline.moving.residency
     assert residency.concurrent()
     for placement in (stays, goes):
         assert Residency.follow(pipeline.planning.checkpoint, placement).concurrent() == (
@@ -274,7 +275,7 @@ def test_compiled_are_networks_that_stay(
     drawer = PipelineDrawer(twins[:1], memory=peaks["at once"], compile=True, **OPTIONS)
     one = drawer._loaded["one"].pipeline
     assert compiled == [one]
-    one.moved()
+    one.moving.moved()
     assert compiled == [one, one]
     limit = peaks["least"] + 100_000
     with pytest.warns(CompileWarning, match="left out for one, whose networks come and go"):

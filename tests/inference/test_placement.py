@@ -78,7 +78,7 @@ def _with_loaded(pipeline: Pipeline, placement: Placement) -> Pipeline:
     assert planning is not None
     residency = planning.follow(placement)
     fresh = Pipeline.load(planning.checkpoint.folder, device="cpu", dtype="float32")
-    fresh._adopt(residency)
+    fresh.moving.adopt(residency)
     return fresh
 
 
@@ -198,7 +198,12 @@ def test_where_nothing_exact_fits_the_quantised_plan_is_named_and_auto_takes_it(
     assert "--quantise int4" in caught.value.hint
     smallest = min(exact.placements, key=lambda each: each.peak_bytes)
     enough = int(least["int8"] / 0.9) + 2  # of which the next plan may need nine tenths
-    large = dataclasses.replace(smallest, baseline_bytes=enough - smallest.peak_bytes)
+    more = enough - smallest.peak_bytes
+    networks = (dataclasses.replace(n, kept_bytes=0) for n in smallest.networks)
+    first, *others = networks
+    kept = sum(each.kept_bytes for each in smallest.networks)
+    first = dataclasses.replace(first, kept_bytes=kept + more)
+    large = dataclasses.replace(smallest, networks=(first, *others))
     assert auto.smaller(large).of(DENOISER).strategy.storage == "int8"
     with pytest.raises(PlacementError) as caught:
         exact.smaller(large)
@@ -217,7 +222,7 @@ def test_the_recipe_says_what_auto_chose(golden_checkpoint: Path) -> None:
         for each in planning.planner(WORK)._of("int8")
         if each.of(DENOISER).strategy.residence == "staged"
     )
-    free._adopt(planning.follow(placement))
+    free.moving.adopt(planning.follow(placement))
     assert free.generate(FOX, **SMALL)[0].recipe.weights == "int8"
 
 
@@ -323,7 +328,9 @@ def test_streamed_encoder_and_strips_draw_it_to_rounding(
     assert event.preview().shape == (1, 48, 64, 3)  # puts the denoiser out; it is brought again
     [got] = other.generate(FOX, **SMALL)
     assert np.abs(got.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
-    held = sum(t.nbytes for t in other._residency.networks.denoiser.parameters() if not t.is_meta)
+    held = sum(
+        t.nbytes for t in other.moving.residency.networks.denoiser.parameters() if not t.is_meta
+    )
     assert held == 0  # the decoder ran last, so the denoiser is gone
 
 
@@ -372,7 +379,7 @@ def test_out_of_memory_becomes_a_smaller_plan(
     planner = _planner(Checkpoint.open(golden_checkpoint))
     monkeypatch.setattr(Planning, "planner", lambda *_: planner)
     placement = planner.choose(Budget())
-    other._residency.placement = placement
+    other.moving.residency.placement = placement
     with pytest.warns(MemoryWarning, match="memory ran out; going on with: text encoder"):
         [got] = other.generate(FOX, **SMALL)
     assert other.placement is not None

@@ -38,7 +38,7 @@ def test_streams_and_pinned_memory_draw_the_resident_picture(golden_checkpoint: 
     planner = planning.planner(planning.work(plain.plan(FOX, **options)))
     smallest = min(planner.placements, key=lambda each: each.peak_bytes)
     assert "streamed" in str(smallest)
-    plain._adopt(planning.follow(smallest))
+    plain.moving.adopt(planning.follow(smallest))
     [got] = plain.generate(FOX, **options)
     assert np.abs(got.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
 

@@ -31,9 +31,9 @@ def _drawn(pipeline: Pipeline) -> list[bool]:
 
 
 def test_there_are_none_before_they_begin(pipeline: Pipeline) -> None:
-    pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
+    pipeline.moving.previews = SmallPreviews(lambda: pipeline.autoencoder)
     assert _drawn(pipeline) == [False, False]
-    assert not pipeline.previews.wait()
+    assert not pipeline.moving.previews.wait()
 
 
 def test_drawing_goes_on_while_a_projection_is_fitted(
@@ -46,12 +46,12 @@ def test_drawing_goes_on_while_a_projection_is_fitted(
         return fit(autoencoder)
 
     monkeypatch.setattr(preview, "make_projection", slow)
-    pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
-    pipeline.previews.begin()
-    pipeline.previews.begin()
+    pipeline.moving.previews = SmallPreviews(lambda: pipeline.autoencoder)
+    pipeline.moving.previews.begin()
+    pipeline.moving.previews.begin()
     assert _drawn(pipeline) == [False, False]
     may_go_on.set()
-    assert pipeline.previews.wait(PATIENCE)
+    assert pipeline.moving.previews.wait(PATIENCE)
     assert _drawn(pipeline) == [True, True]
 
 
@@ -72,10 +72,10 @@ def test_a_fit_that_fails_is_told_to_the_log_and_pictures_are_made(
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(preview, "make_projection", broken)
-    pipeline.previews = SmallPreviews(lambda: pipeline.autoencoder)
+    pipeline.moving.previews = SmallPreviews(lambda: pipeline.autoencoder)
     with caplog.at_level(logging.ERROR, "petzval.inference.preview"):
-        pipeline.previews.begin()
-        assert not pipeline.previews.wait(PATIENCE)
+        pipeline.moving.previews.begin()
+        assert not pipeline.moving.previews.wait(PATIENCE)
     assert "the device is gone" in caplog.text
     assert _drawn(pipeline) == [False, False]
 

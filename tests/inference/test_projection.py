@@ -59,7 +59,7 @@ def _tokens(autoencoder: Autoencoder, images: Tensor) -> Tensor:
 
 
 def test_the_preview_of_every_step_looks_like_the_decoded_picture(mini: Pipeline) -> None:
-    mini.previews.begin()
+    mini.moving.previews.begin()
     seen: list[float] = []
     for event in mini.steps(PROMPTS, steps=4, size="256x192"):
         decoded = torch.from_numpy(event.preview()).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -45,7 +45,7 @@ def _streamed(pipeline: Pipeline, **options: Any) -> tuple[Pipeline, Placement]:
         each for each in planner.placements if each.of(DENOISER).strategy.residence == "streamed"
     )
     fresh = Pipeline.load(planning.checkpoint.folder, device="cpu", dtype="float32")
-    fresh._adopt(planning.follow(placement))
+    fresh.moving.adopt(planning.follow(placement))
     return fresh, placement
 
 

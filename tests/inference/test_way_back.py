@@ -30,7 +30,7 @@ def requests_until_back(pipeline: Pipeline, most: int = 40) -> int:
     plan = pipeline.plan(FOX, **SMALL)
     away = pipeline.placement
     for number in range(1, most):
-        pipeline._make_room(plan, 1)
+        pipeline.moving.make_room(plan, 1)
         if pipeline.placement is not away:
             return number
     return most
@@ -38,7 +38,7 @@ def requests_until_back(pipeline: Pipeline, most: int = 40) -> int:
 
 def predicted(pipeline: Pipeline) -> tuple[float, float]:
     """Seconds that a small picture would save at home, and those of the way there and back."""
-    home, _ = pipeline._fitting._way_back._home or (None, None)
+    home, _ = pipeline.moving.fitting._way_back._home or (None, None)
     assert home is not None and pipeline.placement is not None
     planner = planner_of(pipeline, FOX, **SMALL)
     there, here = planner.again(home), planner.again(pipeline.placement)
@@ -52,7 +52,7 @@ def test_small_requests_bring_the_first_placement_back_when_that_pays(
     first = pipeline.placement
     [expected] = pipeline.generate(FOX, **SMALL)
     with pytest.warns(MemoryWarning, match="going on with"):
-        pipeline._make_room(pipeline.plan(FOX, **LARGE), 1)
+        pipeline.moving.make_room(pipeline.plan(FOX, **LARGE), 1)
     saved, cost = predicted(pipeline)
     assert saved > 0
     with warnings.catch_warnings():
@@ -73,17 +73,17 @@ def test_a_large_request_between_starts_the_count_anew(
     pipeline = planned(golden_checkpoint, limit)
     small, large = pipeline.plan(FOX, **SMALL), pipeline.plan(FOX, **LARGE)
     with pytest.warns(MemoryWarning):
-        pipeline._make_room(large, 1)
-    away = pipeline._residency
+        pipeline.moving.make_room(large, 1)
+    away = pipeline.moving.residency
     saved, cost = predicted(pipeline)
     monkeypatch.setattr(type(away.placement), "load_seconds", property(lambda _: max(saved, cost)))
     for _ in range(6):  # one saves at most half of the way
-        pipeline._make_room(small, 1)
-        pipeline._make_room(large, 1)
-    assert pipeline._residency is away
+        pipeline.moving.make_room(small, 1)
+        pipeline.moving.make_room(large, 1)
+    assert pipeline.moving.residency is away
     for _ in range(3):
-        pipeline._make_room(small, 1)
-    assert pipeline._residency is (away if cost > saved else pipeline._residency)
+        pipeline.moving.make_room(small, 1)
+    assert pipeline.moving.residency is (away if cost > saved else pipeline.moving.residency)
 
 
 def test_after_memory_ran_out_the_smaller_plan_stays(
@@ -95,6 +95,6 @@ def test_after_memory_ran_out_the_smaller_plan_stays(
     smaller = min(planner_of(pipeline, FOX, **SMALL).placements, key=lambda each: each.peak_bytes)
     monkeypatch.setattr(Planning, "smaller", lambda *_: smaller)
     with pytest.warns(MemoryWarning, match="memory ran out"):
-        pipeline._shrink(plan, 1)
+        pipeline.moving.shrink(plan, 1)
     assert pipeline.placement is smaller
     assert requests_until_back(pipeline, 10) == 10

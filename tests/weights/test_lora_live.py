@@ -63,3 +63,24 @@ def test_strengths_change_without_the_weights() -> None:
         live.set((1.0,))
     live.detach()
     assert torch.equal(network(x), plain)
+
+
+def test_where_memory_runs_out_the_old_network_keeps_its_loras(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some layers with them and some without would draw something else, and say nothing."""
+    cpu, x = torch.device("cpu"), random(4, 6)
+    old, new = (torch.nn.Sequential(torch.nn.Linear(6, 12)) for _ in range(2))
+    live = LiveLoras([lora("a", PIECES["thirds"])], (1.0,))
+    live.attach(old, cpu, torch.float32)
+    expected = old(x)
+
+    def fail(*_: object) -> LayerChange:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(LayerChange, "to", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        live.attach(new, cpu, torch.bfloat16)
+    assert torch.equal(old(x), expected)
+    live.attach(new, cpu, torch.float32)  # they are there already
+    assert not torch.equal(old(x), expected)

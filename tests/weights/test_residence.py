@@ -187,3 +187,53 @@ def test_a_lora_is_added_as_the_resident_network_has_it(
     plain = checkpoint.load_denoiser(torch.float32).state_dict()
     changed = [name for name in plain if not torch.equal(plain[name], expected[name])]
     assert changed == [f"{layer}.weight"]
+
+
+def test_a_layer_that_could_not_be_read_is_read_anew(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the thread of an accelerator: an error of its own is told once, and never again."""
+    expected = velocity_of(checkpoint.load_denoiser(torch.float32))
+    model = _denoiser(checkpoint)
+    reader = WeightReader(checkpoint.denoiser_source, torch.float32)
+    fill(model, reader, without=list(model.transformer_blocks))
+    modulations = _modulation_layers(model)
+    for name, layer in modulations:
+        fill(layer, reader, name)
+    base = _held(model)
+    without = [layer for _, layer in modulations]
+    stream = StreamedWeights(_blocks(model), reader, without=without, cyclic=True)
+    stream._fetcher = residence._Fetcher(reader, None)
+    for release in (False, True):
+        with monkeypatch.context() as patch:
+
+            def fail(*_: object) -> None:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+            patch.setattr(residence, "_read", fail)
+            with pytest.raises(torch.OutOfMemoryError):
+                velocity_of(model)
+            if release:
+                stream._fetch(0)
+                stream.release()
+        assert _held(model) == base
+        assert torch.equal(velocity_of(model), expected)
+        stream.release()
+
+
+def test_a_visited_layer_that_could_not_be_read_is_put_out(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _denoiser(checkpoint)
+    stream = StreamedWeights(
+        _blocks(model), WeightReader(checkpoint.denoiser_source, torch.float32)
+    )
+
+    def half(module: nn.Module, *given: object) -> None:
+        fill(module, *given)  # pyright: ignore[reportArgumentType]
+        raise MemoryError
+
+    monkeypatch.setattr(residence, "fill", half)
+    with pytest.raises(MemoryError), stream.visit(0):
+        raise AssertionError("it is not there")
+    assert _held(model) == 0

@@ -206,7 +206,7 @@ def compile_pipeline(pipeline: Pipeline, cache: CompileCache | None = None) -> N
     (cache or CompileCache()).use()
     networks = pipeline.networks
     compile_networks(networks.denoiser, networks.autoencoder)
-    pipeline.graphs.clear()
+    pipeline.moving.graphs.clear()
 
 
 def _check_compiler(device: torch.device) -> None:

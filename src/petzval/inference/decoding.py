@@ -98,19 +98,20 @@ class LateDecoding:
     def _decoded(self, finish: Finish) -> Finished:
         try:
             return finish()
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not backends.is_out_of_memory(error):
                 raise
         backends.give_back(self._device)
         try:
             return finish(strip_rows=DEFAULT_ROWS)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not backends.is_out_of_memory(error):
                 raise
-            raise PlacementError(
-                "memory ran out while a picture was decoded, in strips as well",
-                "draw a smaller --size, or free some memory",
-            ) from None
+        # Out here what its traceback held is gone, however long this one is kept.
+        raise PlacementError(
+            "memory ran out while a picture was decoded, in strips as well",
+            "draw a smaller --size, or free some memory",
+        )
 
 
 class Decodings:
@@ -140,7 +141,7 @@ class Decodings:
                     )
                 try:
                     return decode()
-                except (RuntimeError, MemoryError) as error:
+                except (RuntimeError, MemoryError, OSError) as error:
                     if not backends.is_out_of_memory(error):
                         raise
                 raise PlacementError(

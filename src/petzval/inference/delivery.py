@@ -30,6 +30,7 @@ class Live:
         missing: indices of the pictures that are not drawn.
         submitted, began: moments, as `time.monotonic` counts.
         over: it has had its `Ended`, or is about to.
+        ended: it has had it, and is told nothing more.
         failure: of decoding a picture.
         delivery: passes its events on; always the same one, so that they stay in order.
     """
@@ -41,6 +42,7 @@ class Live:
     submitted: float = field(default_factory=time.monotonic)
     began: float | None = None
     over: bool = False
+    ended: bool = False
     failure: Exception | None = None
 
     @property
@@ -76,18 +78,19 @@ class Delivery:
 
     def put_start(self, live: Live) -> None:
         """Pass on that a task has begun."""
-        self._put(lambda: live.listener(Started(task=live.task.id)))
+        self._put(live, lambda: live.listener(Started(task=live.task.id)))
 
     def put_end(self, live: Live, event: Ended) -> None:
         """Pass on how a task ended; a picture that could not be decoded makes it a failure."""
 
         def call() -> None:
+            live.ended = True
             if event.how == "done" and live.failure is not None:
                 live.listener(Ended(task=live.task.id, how="failed", error=live.failure))
             else:
                 live.listener(event)
 
-        self._put(call)
+        self._put(live, call)
 
     def put_step(self, live: Live, unit: Unit, event: StepEvent, row: int) -> None:
         """Pass a step on, with the pictures-so-far that were asked for."""
@@ -110,7 +113,7 @@ class Delivery:
                 )
             )
 
-        self._put(call)
+        self._put(live, call)
 
     def put_picture(self, live: Live, unit: Unit, event: StepEvent, row: int) -> None:
         """Pass a finished picture on, decoded here where the drawer left that to us."""
@@ -124,7 +127,7 @@ class Delivery:
             image = replace(images[row], index=unit.image.index)
             live.listener(Finished(task=live.task.id, image=image))
 
-        self._put(call)
+        self._put(live, call)
 
     def wait_for_room(self) -> None:
         """Return when listeners are not too far behind."""
@@ -137,11 +140,15 @@ class Delivery:
         if self.thread.ident is not None:
             self.thread.join()
 
-    def _put(self, call: Callable[[], None]) -> None:
+    def _put(self, live: Live, call: Callable[[], None]) -> None:
+        def told() -> None:
+            if not live.ended:  # a task may be cancelled while its next event is on its way
+                call()
+
         if self._at_once:
-            call()
+            told()
         else:
-            self._calls.put(call)
+            self._calls.put(told)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:

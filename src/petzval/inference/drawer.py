@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from petzval.conditioning.encoder import PromptEncoder
-from petzval.errors import RequestError
+from petzval.errors import PlacementError, RequestError
 from petzval.inference.compile import compile_pipeline
+from petzval.inference.dry_networks import Work
 from petzval.inference.event import StepEvent
+from petzval.inference.fitting import Fit
+from petzval.inference.moving import follow
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.plan import GenerationPlan
 from petzval.inference.planning import Planning
+from petzval.inference.residency import Residency
 from petzval.inference.room import Bounds, Room
 from petzval.inference.task import NamedLora, OfferedModel
 from petzval.inference.terms import Amount, Budget, Terms
@@ -25,6 +30,7 @@ from petzval.kernels import backends
 from petzval.models.compiled import compile_blocks
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.lora import read_lora
+from petzval.weights.residence import vacate
 
 _KEPT_COPIES = 2
 """Denoisers with LoRAs in their weights that are kept for each device."""
@@ -83,6 +89,7 @@ class PipelineDrawer:
     ) -> None:
         self._compile = compile
         self._loaded: dict[str, _Loaded] = {}
+        self._copies: OrderedDict[tuple[str, tuple[NamedLora, ...]], Pipeline] = OrderedDict()
         self._last: Pipeline | None = None
         for model in models:
             self._turn_to(None)
@@ -109,15 +116,15 @@ class PipelineDrawer:
                 raise RequestError(
                     f"the LoRA {name!r} fits none of the models", "serve the model it was made for"
                 )
-        for loaded in self._loaded.values():
+        for name, loaded in self._loaded.items():
             self._turn_to(loaded.pipeline)
             if compile:
                 self._keep_compiled(loaded.pipeline)
-            loaded.pipeline.previews.begin()
+            loaded.pipeline.moving.leaving = partial(self._forget_copies, name)
+            loaded.pipeline.moving.previews.begin()
         self.batch_size = batch_size
         first = next(iter(self._loaded.values())).pipeline
         self.overlap = first.device.type != "cpu" if overlap is None else overlap
-        self._copies: OrderedDict[tuple[str, tuple[NamedLora, ...]], Pipeline] = OrderedDict()
         self._ahead: threading.Thread | None = None
 
     @property
@@ -134,7 +141,27 @@ class PipelineDrawer:
         """See `Drawer.draw`."""
         if self._ahead is not None:
             self._ahead.join()  # the encoder belongs to one thread at a time
-        pipeline = self._pipeline(model, loras)
+        left = plan
+        while True:
+            try:
+                with closing(self._steps(model, loras, left)) as events:
+                    for event in events:
+                        yield event
+                        if event.step == event.num_steps:
+                            left = _without(left, event.indices)
+            except PlacementError:
+                base = self._loaded[model].pipeline
+                if not loras or base.placement is not None:
+                    raise
+            else:
+                return
+            # A copy that shares its base's networks cannot have them move: the base can.
+            self._take_turns(model, left)
+
+    def _steps(
+        self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan
+    ) -> Generator[StepEvent]:
+        pipeline = self._pipeline(model, loras, plan)
         yield from pipeline.steps(plan, batch_size=self.batch_size, leave_decoding=self.overlap)
 
     def warm_up(self) -> None:
@@ -179,7 +206,7 @@ class PipelineDrawer:
 
     def _keep_compiled(self, pipeline: Pipeline) -> None:
         """Compile what stays, also whenever other networks take its place."""
-        pipeline.moved = partial(self._keep_compiled, pipeline)
+        pipeline.moving.moved = partial(self._keep_compiled, pipeline)
         if pipeline.placement is None or pipeline.placement.stays:
             compile_pipeline(pipeline)
             return
@@ -190,22 +217,39 @@ class PipelineDrawer:
             stacklevel=3,
         )
 
-    def _pipeline(self, model: str, loras: tuple[NamedLora, ...]) -> Pipeline:
+    def _take_turns(self, model: str, plan: GenerationPlan) -> None:
+        """There is no room for a base and a copy beside each other: one is there at a time."""
+        base = self._loaded[model].pipeline
+        self._turn_to(None)
+        base.moving.shrink(plan, self.batch_size)
+        base.put_out()
+
+    def _forget_copies(self, model: str | None = None) -> bool:
+        """Those that share networks with their base, of this model or of any; False: none did."""
+        shared = [key for key, copy in self._copies.items() if copy.planning is None]
+        shared = [key for key in shared if model in (None, key[0])]
+        for key in shared:
+            self._forget(key)
+        return bool(shared)
+
+    def _forget(self, key: tuple[str, tuple[NamedLora, ...]]) -> None:
+        """One copy; what only it has is gone, whoever still holds a part of it."""
+        copy = self._copies.pop(key)
+        vacate(copy.networks.denoiser)
+
+    def _pipeline(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> Pipeline:
         """A checkpoint's pipeline, whose turn it is; with LoRAs a copy with its own denoiser."""
         loaded = self._loaded[model]
         if not loras:
             self._turn_to(loaded.pipeline)
             return loaded.pipeline
         key = (model, loras)
-        known = self._copies.get(key)
-        if known is not None and (known.placement is None) != (loaded.pipeline.placement is None):
-            self._copies.clear()  # memory ran out, and what they shared is gone
         if key not in self._copies:
             self._turn_to(None)  # or two would be there while this one is loaded
             while len(self._copies) >= _KEPT_COPIES:
-                self._copies.popitem(last=False)
+                self._forget(next(iter(self._copies)))
             backends.give_back(loaded.pipeline.device)  # parts of a pipeline know the whole
-            copy = self._copies[key] = _with_loras(loaded, loras)
+            copy = self._copies[key] = self._copy(model, loras, plan)
             if self._compile and copy.placement is not None:
                 self._keep_compiled(copy)
             elif self._compile:  # its own denoiser; the graphs are those of the base's
@@ -214,14 +258,34 @@ class PipelineDrawer:
         self._copies.move_to_end(key)
         return self._copies[key]
 
+    def _copy(self, model: str, loras: tuple[NamedLora, ...], plan: GenerationPlan) -> Pipeline:
+        """A new copy; where memory runs out other copies give way, then the base takes turns."""
+        loaded = self._loaded[model]
+        while True:
+            try:
+                return _with_loras(loaded, loras, plan)
+            except (RuntimeError, MemoryError, OSError) as error:
+                shares = loaded.pipeline.placement is None  # else there was a smaller plan, or none
+                if not shares or not backends.is_out_of_memory(error):
+                    raise
+            if self._forget_copies():
+                backends.give_back(loaded.pipeline.device)
+            else:
+                self._take_turns(model, plan)
+
 
 def _encode_ahead(pipeline: Pipeline, plan: GenerationPlan) -> None:
     """Where memory runs out, words are encoded when their pictures are drawn, with room made."""
     try:
         pipeline.encode_prompts(plan)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if not backends.is_out_of_memory(error):
             raise
+
+
+def _without(plan: GenerationPlan, indices: Collection[int]) -> GenerationPlan:
+    images = tuple(image for image in plan.images if image.index not in indices)
+    return replace(plan, images=images)
 
 
 class LoadedDrawer:
@@ -270,14 +334,18 @@ def _fitting(checkpoint: Checkpoint, loras: Mapping[str, Path]) -> dict[str, Pat
     return fitting
 
 
-def _with_loras(loaded: _Loaded, loras: Sequence[NamedLora]) -> Pipeline:
+def _with_loras(loaded: _Loaded, loras: Sequence[NamedLora], plan: GenerationPlan) -> Pipeline:
     """A copy with a denoiser of its own; where weights come and go, nothing is shared."""
     base, checkpoint = loaded.pipeline, loaded.planning.checkpoint
     config = checkpoint.denoiser_config
     read = [(read_lora(loaded.loras[name], config), weight) for name, weight in loras]
     planning = replace(loaded.planning, loras=read)
-    pipeline = _sharing(base, planning) if base.placement is None else _moving(base, planning)
-    pipeline.previews = base.previews
+    if base.placement is None:
+        pipeline = _sharing(base, planning)
+        pipeline.moving.decodings = base.moving.decodings  # of one autoencoder, which may move
+    else:
+        pipeline = _moving(base, planning, planning.work(plan))
+    pipeline.moving.previews = base.moving.previews
     return pipeline
 
 
@@ -296,11 +364,14 @@ def _sharing(base: Pipeline, planning: Planning) -> Pipeline:
     )
 
 
-def _moving(base: Pipeline, planning: Planning) -> Pipeline:
+def _moving(base: Pipeline, planning: Planning, work: Work) -> Pipeline:
     """The base's placement, if it keeps the limits with LoRAs, followed by networks of its own."""
     assert base.placement is not None
     placement, terms = planning.agreed(base.placement, base.terms or Terms(limits=Budget()))
-    residency = planning.follow(placement, terms)
+    loaded: list[Residency] = []
+    fit = Fit(batch_size=1, placement=placement, terms=terms)
+    follow(planning, work, fit, None, loaded.append)
+    [residency] = loaded
     networks = residency.networks
     text = base.text
     if planning.encodes:

@@ -313,9 +313,10 @@ class Engine:
                         return
 
     def _begin(self, live: Live) -> None:
-        if live.began is None:
-            live.began = time.monotonic()
-            live.delivery.put_start(live)
+        with self._changed:  # another drawer may begin with its next picture
+            if live.began is None:
+                live.began = time.monotonic()
+                live.delivery.put_start(live)
 
     def _tell(self, unit: Unit, event: StepEvent, row: int) -> None:
         live, task = unit.live, unit.live.task

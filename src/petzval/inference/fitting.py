@@ -164,8 +164,39 @@ class Fitting:
         again = self._planning.planner(work, placement.baseline_bytes).again(placement)
         if not terms.limits.holds(again):
             return None
-        settle_heap(terms.limits, again)
+        settle_heap(terms.limits, again.device, again.ram_bytes)
         return again
+
+
+def smaller_fit(planning: Planning, work: Work, than: Placement | None) -> Fit:
+    """What to follow after memory ran out, everything released.
+
+    Where nothing smaller has room for all that was to run together, fewer do.
+
+    Args:
+        planning: makes placements.
+        work: of the pictures that were too large.
+        than: the placement under which they were; None where all networks were there for good.
+
+    Warns:
+        MemoryWarning: always.
+
+    Raises:
+        PlacementError: there is nothing smaller, not even for one picture.
+    """
+    refused: PlacementError | None = None
+    for each in _fewer_and_fewer(work):
+        try:
+            placement = planning.smaller(each, than, work)
+        except PlacementError as error:
+            refused = error
+            continue
+        going = f"memory ran out; going on with: {placement}"
+        warnings.warn(going, MemoryWarning, stacklevel=6)
+        terms = Terms.of(planning.limits(), placement, each)
+        return replace(_fit(each, work, concurrent=False), placement=placement, terms=terms)
+    assert refused is not None
+    raise refused
 
 
 def _fit(work: Work, asked: Work, concurrent: bool) -> Fit:

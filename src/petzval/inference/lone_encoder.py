@@ -12,7 +12,13 @@ from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
 from petzval.inference.placement import ENCODER, NetworkPlacement, Residence, Strategy, spell_bytes
 from petzval.inference.planning import Planning
-from petzval.inference.residency import Stage, build_encoder, encoder_layers, parameter_dtype
+from petzval.inference.residency import (
+    Stage,
+    build_encoder,
+    encoder_layers,
+    parameter_dtype,
+    settle_heap,
+)
 from petzval.inference.speeds import measured_speeds
 from petzval.kernels import backends
 from petzval.weights.residence import WeightReader
@@ -37,10 +43,11 @@ def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
     """
     checkpoint, tokenizer = planning.checkpoint, planning.tokenizer
     if not planning.budget:
+        settle_heap(planning.budget, str(planning.device), 0)
         encoder = checkpoint.load_encoder(planning.dtype, planning.device)
         return PromptEncoder(encoder, tokenizer, checkpoint_id=checkpoint.identity)
-    backends.keep_heap(False)
-    strategy = _strategy(planning, beside)
+    strategy, ram = _strategy(planning, beside)
+    settle_heap(planning.budget, str(planning.device), ram)
     streamed = strategy.residence == "streamed"
     encoder = build_encoder(checkpoint, strategy, planning.dtype)
     reader = WeightReader(
@@ -69,8 +76,8 @@ def held_bytes(encoder: PromptEncoder, device: torch.device) -> int:
     return encoder.cache.max_bytes + sum(there)
 
 
-def _strategy(planning: Planning, beside: int) -> Strategy:
-    """The faster one that keeps the limits with the longest prompt."""
+def _strategy(planning: Planning, beside: int) -> tuple[Strategy, int]:
+    """The faster one that keeps the limits with the longest prompt; this process's peak then."""
     work = Work(grid=(1, 1), calls=1, branches=1, text_tokens=DEFAULT_MAX_TOKENS - PREFIX_LENGTH)
     speeds = planning.speeds or measured_speeds(planning.device, planning.dtype)
     footprints = Footprints(planning.checkpoint, planning.dtype, work, speeds)
@@ -86,7 +93,7 @@ def _strategy(planning: Planning, beside: int) -> Strategy:
     for strategy in found:
         memory, ram = needs(footprints.of(ENCODER, strategy))
         if _within(memory, limits.memory) and _within(ram, limits.ram):
-            return strategy
+            return strategy, ram
     memory, ram = needs(footprints.of(ENCODER, found[-1]))
     raise PlacementError(
         f"the text encoder alone needs {spell_bytes(memory)} of memory and {spell_bytes(ram)} of "

@@ -8,7 +8,6 @@ larger `batch_size` is asked for: a batch of another size rounds differently.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,28 +16,25 @@ from typing import Any
 import torch
 
 from petzval.conditioning.encoder import PromptEncoder
-from petzval.errors import PlacementError, RequestError
+from petzval.errors import RequestError
 from petzval.flow.sampler import Step, sample
 from petzval.inference import numerics
-from petzval.inference.decoding import Decodings
 from petzval.inference.event import StageClock, StepEvent
 from petzval.inference.finishing import Finishing
-from petzval.inference.fitting import Fitting
 from petzval.inference.folding import FoldedSchedules
-from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras, reweighed
+from petzval.inference.moving import Moving
 from petzval.inference.numerics import Noise
 from petzval.inference.parts import Parts
 from petzval.inference.placement import ENCODER, Placement, choose_storage
 from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
-from petzval.inference.planning import Planning, default_work, retried
-from petzval.inference.preview import SmallPreviews
+from petzval.inference.planning import Planning, default_work
 from petzval.inference.recipe import UsedLora
 from petzval.inference.request import GeneratedImage
 from petzval.inference.residency import Networks, Residency
 from petzval.inference.terms import Amount, Budget, Terms
 from petzval.inference.variants import DEFAULT_MODEL, Defaults, locate
-from petzval.inference.words import Words
+from petzval.kernels import backends
 from petzval.models.mmdit import MMDiT
 from petzval.models.vae import Autoencoder
 from petzval.shapes import Images, LatentTokens
@@ -60,11 +56,8 @@ class Pipeline:
         planning: makes a smaller plan where a request needs one, or memory runs out.
 
     Attributes:
-        previews: small pictures in the events of steps, once they have begun.
-        graphs: calls of the denoiser as CUDA graphs, where the device records and the weights stay;
-            elsewhere they call it as it is.
+        moving: where the networks are at present, how they come to be elsewhere, who uses them.
         planning: what it was loaded with; None where the networks were given.
-        moved: called when other networks have taken the place of its own.
     """
 
     def __init__(
@@ -85,67 +78,52 @@ class Pipeline:
         self.text = text
         self.defaults = defaults
         self.loras = tuple(loras)
-        self._live = live
         self.planning = planning
-        self._decodings = Decodings()
+        self._live = live
         # A given encoder may be elsewhere: the residency then has one without numbers.
-        self._adopt(residency or Residency.of(text.encoder, denoiser, autoencoder))
-        self.dtype, self.device = self._residency.dtype, self._residency.device
-        self._words = Words(text, lambda: self.planning)
-        self._finishing = Finishing(lambda: self._residency, lambda: self.planning)
-        self._fitting = Fitting(planning)
-        self._concurrent = True  # what is being drawn may run beside other pictures
-        self.moved: Callable[[], object] = lambda: None
-        self.previews = SmallPreviews(lambda: self.autoencoder, lambda: self._stays)
+        residency = residency or Residency.of(text.encoder, denoiser, autoencoder)
+        self.moving = Moving(residency, text, planning, live)
+        self.dtype, self.device = residency.dtype, residency.device
+        self._words = self.moving.words
+        self._finishing = Finishing(lambda: self.moving.residency, lambda: planning)
         self._made_by = MadeBy.here(name, identity, self.dtype, self.device, self.loras)
         self._folded = FoldedSchedules(self.dtype, self.device)
 
     @property
     def networks(self) -> Networks:
         """All three, whether their weights are in place or not."""
-        return self._residency.networks
+        return self.moving.residency.networks
 
     @property
     def denoiser(self) -> MMDiT:
         """The denoiser, its weights in place."""
-        return self._residency.denoiser
+        return self.moving.residency.denoiser
 
     @property
     def autoencoder(self) -> Autoencoder:
         """The autoencoder, its weights in place."""
-        return self._residency.autoencoder
-
-    def _adopt(self, residency: Residency) -> None:
-        self._residency = residency
-        self.text.encoder = residency.networks.encoder
-        # One that is shared outlives this pipeline, and would hold its networks.
-        self.text.bring = None if residency.placement is None else partial(residency.bring, ENCODER)
-        self.text.use_prefix_cache &= not residency.streams(ENCODER)
-        if self._live is not None:
-            self._live.attach(residency.networks.denoiser, residency.device, residency.number)
-        self._stays = residency.concurrent()
-        self.graphs = GraphedDenoiser.of(residency.networks.denoiser, stays=self._stays)
+        return self.moving.residency.autoencoder
 
     @property
     def placement(self) -> Placement | None:
         """The plan of memory that is followed; None where everything is there for good."""
-        return self._residency.placement
+        return self.moving.residency.placement
 
     @property
     def terms(self) -> Terms | None:
         """On which that plan was chosen."""
-        return self._residency.terms
+        return self.moving.residency.terms
 
     def put_out(self) -> None:
         """Put out weights that a placement can bring again, what waits to be decoded decoded."""
         if self.placement is not None:
-            with self._still():
-                self._residency.put_out()
-                self._folded.clear()  # on the device, and counted for one pipeline alone
+            self.moving.put_out()
+            self._folded.clear()  # on the device, and counted for one pipeline alone
 
     def concurrent(self, plan: GenerationPlan) -> bool:
         """Whether a plan's words may be encoded in another thread beside what is being drawn."""
-        return self._concurrent and self._fitting.concurrent(self._residency, plan)
+        moving = self.moving
+        return moving.concurrent and moving.fitting.concurrent(moving.residency, plan)
 
     @classmethod
     def load(
@@ -213,6 +191,7 @@ class Pipeline:
         work = default_work(located.defaults)
         if request is not None:
             work = planning.work(decide(request, located.defaults))
+        live = planning.live_loras()  # in their place before the networks, or they had no room
         residency = planning.settle(work)
         identity = planning.checkpoint.identity
         networks = residency.networks
@@ -225,7 +204,7 @@ class Pipeline:
             autoencoder=networks.autoencoder,
             defaults=located.defaults,
             loras=planning.used_loras,
-            live=planning.live_loras(),
+            live=live,
             residency=residency,
             planning=planning,
         )
@@ -242,7 +221,7 @@ class Pipeline:
             raise RequestError(what, "load it with live_lora=True, and do not fold it")
         self.loras = reweighed(self.loras, weights)
         self._live.set(weights)
-        self.graphs.clear()  # strengths are numbers in them
+        self.moving.graphs.clear()  # strengths are numbers in them
         self._made_by = replace(self._made_by, loras=self.loras)
         self._folded.clear()
 
@@ -296,7 +275,8 @@ class Pipeline:
         Raises:
             RequestError: the request cannot be served, or the noise is of another shape; raised at
                 the call, before the first step.
-            PlacementError: no plan of memory fits; likewise.
+            PlacementError: no plan of memory fits; likewise, or while iterating, where memory ran
+                out and no smaller plan has room.
             NumericsError: while iterating: a number stopped being finite.
         """
         plan = self.plan(request, **options)
@@ -304,17 +284,27 @@ class Pipeline:
             raise RequestError(f"batch_size must be at least 1, got {batch_size}")
         channels = self.networks.denoiser.config.in_channels
         source = numerics.choose_noise(noise, plan, channels, self.dtype)
-        self._fitting.of(self._residency, plan, batch_size)
+        self.moving.fitting.of(self.moving.residency, plan, batch_size)
         return self._run(plan, batch_size, source, leave_decoding)
 
     def _run(
         self, plan: GenerationPlan, batch_size: int, noise: Noise, leave_decoding: bool
     ) -> Generator[StepEvent]:
-        batch_size = self._make_room(plan, batch_size)
-        shrink = partial(self._shrink, plan, batch_size)
-        for images in retried(partial(self._words.batches, plan, batch_size), shrink):
-            draw = partial(self._draw, plan, images, noise, leave_decoding)
-            yield from retried(draw, shrink)
+        batch_size = self.moving.make_room(plan, batch_size)
+        left = plan
+        while True:
+            try:
+                for images in self._words.batches(left, batch_size):
+                    yield from self._draw(plan, images, noise, leave_decoding)
+                    rest = tuple(each for each in left.images if each not in images)
+                    left = replace(left, images=rest)
+                    backends.spare_heap()
+                return
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not backends.is_out_of_memory(error):
+                    raise
+            # Out here the error and the tensors that its traceback held are gone.
+            batch_size = self.moving.shrink(plan, batch_size)
 
     def _draw(
         self,
@@ -323,75 +313,30 @@ class Pipeline:
         noise: Noise,
         leave_decoding: bool,
     ) -> Iterator[StepEvent]:
-        clock = StageClock()
-        if not self._residency.keeps(ENCODER):
+        clock, moving = StageClock(), self.moving
+        if not moving.residency.keeps(ENCODER):
             self._words.encode(plan, plan.texts)  # all of them before it leaves
         levels, modulations = self._folded.of(plan, lambda: self.denoiser)
-        graphs = self.graphs if self._concurrent else None  # they keep memory of their own
-        denoise = self._words.velocity(plan, images, self._residency, modulations, graphs)
+        graphs = moving.graphs if moving.concurrent else None  # they keep memory of their own
+        denoise = self._words.velocity(plan, images, moving.residency, modulations, graphs)
         clock.lap("encode")
         tokens = numerics.noise_of(images, noise).to(self.device)
         state_dtype = self.dtype if plan.parity.state_in_network_dtype else torch.float32
         threads = torch.get_num_threads() if self.device.type == "cpu" else None
-        made_by = replace(self._made_by, threads=threads, weights=self._residency.storage)
+        made_by = replace(self._made_by, threads=threads, weights=moving.residency.storage)
         for step in sample(denoise, tokens, levels, plan.solver, state_dtype=state_dtype):
             numerics.check_step(step, images, self.dtype, self.planning)
             clock.lap("denoise")
             event = self._event(plan, images, step)
             if step.index + 1 == step.num_steps:
                 finish = partial(self._finishing.finish, plan, images, step.tokens, clock, made_by)
-                if leave_decoding and self._concurrent:
-                    event = replace(event, finish=self._decodings.late(finish, self.device))
+                if leave_decoding and moving.concurrent:
+                    event = replace(event, finish=moving.decodings.late(finish, self.device))
                 else:  # an autoencoder that comes and goes may only push others out from here
                     event = replace(event, images=finish())
             yield event
             if step.index + 1 < step.num_steps:  # else the clock may be another thread's
                 clock.resume()
-
-    def _make_room(self, plan: GenerationPlan, batch_size: int) -> int:
-        """Follow another placement where a plan needs one; how many pictures may run together."""
-        fit = self._fitting.to_draw(self._residency, plan, batch_size)
-        if fit.placement is not None:
-            assert self.planning is not None
-            self._move(partial(self.planning.follow, fit.placement, fit.terms))
-        elif not fit.concurrent:
-            self.graphs.clear()
-            self._decodings.settle()
-        self._concurrent = fit.concurrent
-        self._words.limit(fit.text_batch)
-        return fit.batch_size
-
-    def _shrink(self, plan: GenerationPlan, batch_size: int) -> None:
-        """Follow a smaller placement; the pictures of the old one are drawn again.
-
-        Raises:
-            PlacementError: there is none.
-        """
-        if self.planning is None:
-            raise PlacementError(f"memory ran out at {plan.resolution}", "draw a smaller --size")
-        self._fitting.stay()
-        self._concurrent = False  # there is less than was thought
-        self._move(partial(self.planning.shrink, plan, self.placement, batch_size))
-
-    def _move(self, follow: Callable[[], Residency]) -> None:
-        """Put everything out, then have the networks as somebody else has them."""
-        with self._still():
-            self._residency.release()
-            try:
-                self._adopt(follow())
-            except Exception:
-                if self.placement is None and self.planning is not None:
-                    self._adopt(self.planning.restored())  # else they are brought when asked for
-                raise
-        self.moved()
-
-    @contextmanager
-    def _still(self) -> Generator[None]:
-        """No other thread uses the networks; calls of them that were recorded are forgotten."""
-        self.previews.wait()
-        with self._words.moving(), self._decodings.moving():
-            self.graphs.clear()
-            yield
 
     def plan(self, request: Asked, **options: Any) -> GenerationPlan:
         """What would be done for a request, without doing it; see `make_plan`.
@@ -438,12 +383,12 @@ class Pipeline:
             num_steps=step.num_steps,
             sigma=step.sigma_next,
             images=(),
-            preview=self._decodings.preview(
+            preview=self.moving.decodings.preview(
                 lambda: self._finishing.pixels(step.data_estimate, plan)
             ),
             # Of a placement all may be put out for another pipeline's while a preview waits.
             any_thread=self.placement is None,
-            small_preview=self.previews.of(lambda: step.data_estimate, plan.resolution.grid),
+            small_preview=self.moving.previews.of(lambda: step.data_estimate, plan.resolution.grid),
         )
 
 

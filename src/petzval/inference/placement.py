@@ -165,6 +165,11 @@ class Placement:
         return base + self._peak(self.device)
 
     @property
+    def added_bytes(self) -> int:
+        """Of the device's peak what comes on top of the process before a network is there."""
+        return self._peak(self.device)
+
+    @property
     def ram_bytes(self) -> int:
         """Peak of this process in RAM."""
         if self._on_cpu(self.device):

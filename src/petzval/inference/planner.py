@@ -139,11 +139,11 @@ class Planner:
         Raises:
             PlacementError: none does.
         """
-        limit = int(_STEP_DOWN * than.peak_bytes)
+        limit = int(_STEP_DOWN * than.added_bytes)
 
         def holds(placement: Placement) -> bool:
             within = budget is None or budget.holds(placement)
-            return within and placement.peak_bytes <= limit
+            return within and placement.added_bytes <= limit
 
         found = self._first(holds, self._storages, budget or Budget())
         if found is None:
@@ -165,7 +165,7 @@ class Planner:
         """Of the first storage that has any: the plainest of those as fast as the fastest."""
         for storage in storages:
             held = [
-                replace(each, clears=not budget.leaves_holes(each))
+                replace(each, clears=not budget.leaves_holes(each.device, each.ram_bytes))
                 for each in self._of(storage)
                 if holds(each)
             ]

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -37,8 +35,6 @@ from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.lora import changed_layers, read_lora
 from petzval.weights.lora_live import LiveLoras, num_elements
 from petzval.weights.source import total_bytes
-
-T = TypeVar("T")
 
 SPARE = 0.92
 """Share of the memory found free that a plan may use where no budget is given."""
@@ -138,10 +134,12 @@ class Planning:
         return () if self.live else self.loras
 
     def live_loras(self) -> LiveLoras | None:
-        """Those that stay beside them, not attached yet; None where all are merged."""
+        """Those that stay beside them, in place, not attached yet; None where all are merged."""
         if not self.live:
             return None
-        return LiveLoras([lora for lora, _ in self.loras], [weight for _, weight in self.loras])
+        live = LiveLoras([lora for lora, _ in self.loras], [weight for _, weight in self.loras])
+        live.place(self.device, parameter_dtype(self.dtype))
+        return live
 
     def planner(self, work: Work, baseline: int | None = None) -> Planner:
         """All placements for pictures that ask for this; see `Planner`."""
@@ -240,41 +238,22 @@ class Planning:
             again = planner.choose(terms.limits)
         return again, Terms.of(terms.limits, again, work)
 
-    def smaller(self, work: Work, than: Placement | None) -> Placement:
+    def smaller(self, work: Work, than: Placement | None, failed: Work | None = None) -> Placement:
         """What to try after memory ran out under `than`, everything released.
 
         Args:
-            work: of the pictures that were too large.
+            work: of the pictures that are to fit.
             than: None where all networks were there for good.
+            failed: of those that were too large; None where they are the same.
 
         Raises:
             PlacementError: there is nothing smaller.
         """
         planner = self.planner(work)
         if than is not None:
-            return planner.smaller(planner.again(than), self.limits())
+            before = planner if failed is None or failed == work else self.planner(failed)
+            return planner.smaller(before.again(than), self.limits())
         return planner.choose(self.limits())
-
-    def shrink(
-        self, plan: GenerationPlan, than: Placement | None, batch_size: int = 1
-    ) -> Residency:
-        """A smaller placement, followed: see `smaller`.
-
-        Args:
-            plan: of the pictures that were too large.
-            than: as in `smaller`.
-            batch_size: pictures that run through the networks together.
-
-        Warns:
-            MemoryWarning: always.
-
-        Raises:
-            PlacementError: there is nothing smaller.
-        """
-        work = self.work(plan, batch_size=batch_size)
-        placement = self.smaller(work, than)
-        warnings.warn(f"memory ran out; going on with: {placement}", MemoryWarning, stacklevel=3)
-        return self.follow(placement, Terms.of(self.limits(), placement, work))
 
     def restored(self) -> Residency:
         """What was there for good before it was released for a smaller plan, which there is not.
@@ -282,10 +261,13 @@ class Planning:
         Where it has no room any more: a plan under which nothing is there but while it is used.
         """
         loaded = self._unless_memory_ends(self._load_everything)
-        if loaded is not None:
-            return loaded
+        return self.least() if loaded is None else loaded
+
+    def least(self) -> Residency:
+        """A plan under which nothing is there but while it is used: nothing is loaded here."""
         every = self.planner(Work(grid=(16, 16), calls=1, branches=1)).placements
-        return self.follow(min(every, key=lambda each: each.peak_bytes), Terms(limits=Budget()))
+        least = min(every, key=lambda each: (each.peak_bytes, each.ram_bytes))
+        return self.follow(least, Terms(limits=Budget()))
 
     def work(
         self, plan: GenerationPlan, *, text_tokens: int | None = None, batch_size: int = 1
@@ -339,19 +321,6 @@ def _share_of_ram() -> int | None:
     """What this process may hold in all: what it holds, and most of what is free."""
     free, whole = backends.memory_info(torch.device("cpu"))
     return int(SPARE * free) + backends.resident_bytes() if whole else None
-
-
-def retried(draw: Callable[[], Iterable[T]], shrink: Callable[[], object]) -> Iterator[T]:
-    """Draw; where memory runs out, under a smaller plan from the first step again."""
-    while True:
-        try:
-            yield from draw()
-            return
-        except (RuntimeError, MemoryError, OSError) as error:
-            if not backends.is_out_of_memory(error):
-                raise
-        # Out here the error and the tensors that its traceback held are gone.
-        shrink()
 
 
 def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer, batch_size: int = 1) -> Work:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from petzval.inference.event import Pixels
 from petzval.inference.numerics import to_pixels
 from petzval.inference.projection import LatentProjection, find_projection, make_projection
+from petzval.kernels import backends
 from petzval.models.vae import Autoencoder
 from petzval.shapes import LatentTokens
 
@@ -60,7 +61,13 @@ class SmallPreviews:
         """Find the projection; where there is none yet, a thread fits it."""
         if self._projection is not None or self._fitting is not None:
             return
-        autoencoder = self._autoencoder()
+        try:
+            autoencoder = self._autoencoder()
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not backends.is_out_of_memory(error):
+                raise
+            logger.warning("no previews: memory ran out for the autoencoder")
+            return
         self._projection = find_projection(autoencoder)
         if self._projection is not None:
             return

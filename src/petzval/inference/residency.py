@@ -6,6 +6,7 @@ come and go (`weights.residence`). What holds a network therefore never holds it
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -44,13 +45,18 @@ Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
 _TABLE = "model.embed_tokens.weight"
 
 
-def settle_heap(limits: Budget, placement: Placement) -> None:
+def settle_heap(limits: Budget, device: str, ram_bytes: int) -> None:
     """Have freed memory kept on a CPU where limits leave room for its holes, else given back.
 
     A CPU that gives it back decodes 4-bit weights at a third of the speed.
+
+    Args:
+        limits: to be kept.
+        device: that computes.
+        ram_bytes: this process's peak.
     """
-    roomy = limits.leaves_holes(placement)
-    if placement.device == "cpu" or not roomy:
+    roomy = limits.leaves_holes(device, ram_bytes)
+    if device == "cpu" or not roomy:
         backends.keep_heap(roomy)
 
 
@@ -167,6 +173,7 @@ class Stage:
     ) -> None:
         self.network = network
         self.there = False
+        self._lock = threading.Lock()  # two threads may ask for the same network
         self._reader = reader
         self._without: Collection[nn.Module] = [layer for _, layer in (*streamed, *folded)]
         folded_layers = [layer for _, layer in folded]
@@ -180,9 +187,15 @@ class Stage:
             self._streams.append(StreamedWeights(folded, reader))
 
     def bring(self) -> None:
-        """Fill in the numbers that are to be there."""
-        if not self.there:
-            fill(self.network, self._reader, without=self._without)
+        """Fill in the numbers that are to be there: all of them, or none where that fails."""
+        with self._lock:
+            if self.there:
+                return
+            try:
+                fill(self.network, self._reader, without=self._without)
+            except BaseException:
+                vacate(self.network)
+                raise
             self.there = True
 
     def release(self) -> None:
@@ -260,7 +273,7 @@ class Residency:
         """
         dtype: torch.dtype = getattr(torch, placement.dtype)
         if terms is not None:
-            settle_heap(terms.limits, placement)
+            settle_heap(terms.limits, placement.device, placement.ram_bytes)
         denoiser, drawing = build_denoiser(
             checkpoint, placement.of(DENOISER).strategy, dtype, changed_layers(loras)
         )
@@ -277,9 +290,13 @@ class Residency:
         stages = _stages(networks, sources, placement, loras)
         device = torch.device(placement.device)
         residency = cls(networks, device, dtype, stages=stages, placement=placement, terms=terms)
-        for name, stage in stages.items():
-            if residency.keeps(name) and name not in away:
-                stage.bring()
+        try:
+            for name, stage in stages.items():
+                if residency.keeps(name) and name not in away:
+                    stage.bring()
+        except BaseException:
+            residency.release()  # now, and not when python collects what refers to itself
+            raise
         return residency
 
     @property

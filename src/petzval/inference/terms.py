@@ -8,13 +8,11 @@ from typing import TypeAlias
 from petzval.inference.dry_networks import Work
 from petzval.inference.graphs import CAPACITY
 from petzval.inference.placement import Placement, parse_bytes
+from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 
 Amount: TypeAlias = int | str | None
 """Memory in bytes, or in words (`placement.parse_bytes`); None is no limit."""
-
-_HOLES_BYTES, _HOLES_SHARE = 256_000_000, 0.25
-"""More than the holes of a heap that is kept added to any peak that was measured."""
 
 _WORKS = 64
 """Kept for one placement; what is forgotten is reckoned again."""
@@ -50,15 +48,15 @@ class Budget:
             self.ram is None or placement.ram_bytes <= self.ram
         )
 
-    def leaves_holes(self, placement: Placement) -> bool:
-        """Whether beside a placement there is room for the holes of a heap that keeps all pages.
+    def leaves_holes(self, device: str, ram_bytes: int) -> bool:
+        """Whether there is room for the holes of a heap that keeps all pages.
 
-        On a CPU that is the memory of the placement's own device, else this process's RAM.
+        Args:
+            device: that computes; the RAM is its own memory where that is a CPU.
+            ram_bytes: this process's peak without them.
         """
-        on_cpu = placement.device == "cpu"
-        limit = self.memory if on_cpu else self.ram
-        peak = placement.peak_bytes if on_cpu else placement.ram_bytes
-        return limit is None or limit - peak >= max(_HOLES_BYTES, _HOLES_SHARE * peak)
+        limit = self.memory if device == "cpu" else self.ram
+        return limit is None or limit - ram_bytes >= backends.holes_bytes(ram_bytes)
 
     def holds_at_once(self, placement: Placement) -> bool:
         """The same where everything stays in place and runs beside each other, calls recorded."""

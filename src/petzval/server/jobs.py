@@ -2,56 +2,42 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
-import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from PIL import Image
-
-from petzval.errors import PetzvalError, PlacementError, QueueFullError, RequestError
+from petzval.errors import PlacementError, QueueFullError
 from petzval.inference.engine import Engine
-from petzval.inference.event import Pixels
-from petzval.inference.mark import marked
-from petzval.inference.plan import GenerationPlan, make_plan
-from petzval.inference.request import GeneratedImage, GenerationRequest
-from petzval.inference.task import (
-    HIGH,
-    LOW,
-    NORMAL,
-    Ended,
-    Finished,
-    OfferedModel,
-    Started,
-    Stepped,
-    Task,
-    TaskEvent,
-)
-from petzval.server.checks import ContentCheck, refuse_picture, refuse_prompt
-from petzval.server.errors import ApiError, api_error, error_body, not_found
+from petzval.inference.plan import GenerationPlan
+from petzval.inference.task import Task
+from petzval.server.checks import ContentCheck, refuse_prompt
+from petzval.server.describing import PRIORITIES
+from petzval.server.errors import ApiError, api_error, not_found
 from petzval.server.events import Hub
-from petzval.server.formats import Format, convert, thumbnail
-from petzval.server.journal import LOGGER, note
+from petzval.server.following import Following
+from petzval.server.formats import Format, convert
+from petzval.server.journal import note
 from petzval.server.keys import Caller
 from petzval.server.limits import RateLimit, check_size
 from petzval.server.metrics import Metrics
+from petzval.server.offers import Offers
 from petzval.server.provenance import Provenance
-from petzval.server.schemas import ErrorDetail, Job, JobRequest, LoraAsked, Picture, Progress
+from petzval.server.schemas import JobRequest
 from petzval.server.settings import ServerSettings
 from petzval.server.store import UNFINISHED, Store, new_id
 from petzval.server.tables import JobRow, PictureRow
 
-_PRIORITIES = {"low": LOW, "normal": NORMAL, "high": HIGH}
-_PRIORITY_NAMES = {value: name for name, value in _PRIORITIES.items()}
-
 
 class Jobs:
-    """All jobs of a server: accepted here, drawn by the engine, kept in the store."""
+    """All jobs of a server: accepted here, drawn by the engine, kept in the store.
+
+    Attributes:
+        offers: what may be asked for.
+        following: what becomes of a job from then on, and how it stands.
+        draining: no more are accepted: the server stops.
+    """
 
     def __init__(
         self,
@@ -74,8 +60,10 @@ class Jobs:
         self.draining = False
         self._rates = RateLimit()
         self._accepting = threading.Lock()
-        self._progress: dict[str, Progress] = {}
-        self._models = {model.name: model for model in engine.models}
+        self.offers = Offers(engine.models, settings)
+        self.following = Following(
+            settings, store, engine, hub, metrics, checks=checks, provenance=provenance
+        )
 
     def accept(
         self,
@@ -100,8 +88,8 @@ class Jobs:
             ApiError: it cannot be served, or not now; nothing was accepted.
         """
         fingerprint = hashlib.sha256(f"{source} {request.model_dump_json()}".encode()).hexdigest()
-        asked = self._decided(request)
-        plan = self._plan(asked)
+        asked = self.offers.decided(request)
+        plan = self.offers.plan(asked)
         check_size(plan, caller.limits)
         refuse_prompt(self.checks, request.prompt, request.negative_prompt)
         with self._accepting:
@@ -122,7 +110,7 @@ class Jobs:
                     owner=caller.owner,
                     user=user,
                     status="queued",
-                    priority=_PRIORITIES[request.priority],
+                    priority=PRIORITIES[request.priority],
                     source=source,
                     images=request.n,
                     created=time.time(),
@@ -134,7 +122,7 @@ class Jobs:
             )
             self._submit(row, plan, weight=caller.limits.weight, partials=partials)
         if self.hub.has_listeners(row.id, row.owner):
-            self._publish(row, "status")
+            self.following.publish(row, "status")
         self.metrics.accepted()
         prompt = {"prompt": request.prompt} if self.settings.log_prompts else {}
         note("job accepted", job=row.id, owner=row.owner, images=row.images, **prompt)
@@ -145,9 +133,9 @@ class Jobs:
         rows = self.store.unfinished()
         for row in rows:
             try:
-                plan = self._plan(row.request)
+                plan = self.offers.plan(row.request)
             except ApiError as error:
-                self._ended(row, "failed", error.body["error"])
+                self.following.ended(row, "failed", error.body["error"])
                 continue
             there = {picture.index for picture in row.pictures}
             missing = tuple(image for image in plan.images if image.index not in there)
@@ -155,7 +143,7 @@ class Jobs:
                 self.store.set_job(row.id, status="queued", started=None)
                 self._submit(row, replace(plan, images=missing))
             else:
-                self._ended(row, "done", None)
+                self.following.ended(row, "done", None)
         return len(rows)
 
     def find(self, id: str, caller: Caller) -> JobRow:
@@ -177,34 +165,8 @@ class Jobs:
         """
         row = self.find(id, caller)
         if row.status in UNFINISHED and not self.engine.cancel(id):
-            self._ended(row, "cancelled", None)
+            self.following.ended(row, "cancelled", None)
         return row
-
-    def model(self, name: str | None, loras: Sequence[LoraAsked] = ()) -> OfferedModel:
-        """The model of that name or alias, or the default one, which has these LoRAs.
-
-        Raises:
-            ApiError: 404: there is no such model; 400: it has no such LoRA.
-        """
-        name = next(iter(self._models)) if name is None else self.settings.aliases.get(name, name)
-        if name not in self._models:
-            raise ApiError(
-                404,
-                f"there is no model {name[:80]!r}; models are {', '.join(self._models)}",
-                param="model",
-                code="model_not_found",
-            )
-        model = self._models[name]
-        for lora in loras:
-            if lora.name not in model.loras:
-                known = ", ".join(model.loras) or "none"
-                raise ApiError(
-                    400,
-                    f"there is no LoRA {lora.name[:80]!r} for {name}; there are: {known}",
-                    param="loras",
-                    code="invalid_value",
-                )
-        return model
 
     def file_of(self, row: PictureRow, format: Format, quality: int | None = None) -> bytes:
         """A picture's file in a format, with its recipe, and signed where pictures are.
@@ -217,56 +179,6 @@ class Jobs:
         if self.provenance is None or format == "png":
             return data
         return self.provenance.sign(data, format)
-
-    def describe(self, row: JobRow, positions: Mapping[str, int] | None = None) -> Job:
-        """A job as the API tells of it."""
-        if positions is None:
-            positions = self.engine.positions() if row.status == "queued" else {}
-        return Job.model_validate(
-            {
-                "id": row.id,
-                "status": row.status,
-                "priority": _PRIORITY_NAMES[row.priority],
-                "position": positions.get(row.id) if row.status == "queued" else None,
-                "created": row.created,
-                "started": row.started,
-                "finished": row.finished,
-                "request": row.request,
-                "progress": self._progress.get(row.id),
-                "images": tuple(describe(picture) for picture in row.pictures),
-                "error": None if row.error is None else ErrorDetail(**row.error),
-            }
-        )
-
-    def _decided(self, request: JobRequest) -> dict[str, Any]:
-        """The request as it is kept: model and seed are decided, so that it can be drawn again."""
-        asked = request.model_dump(mode="json", exclude_none=True)
-        asked["model"] = self.model(request.model, request.loras).name
-        if request.seed is None:
-            asked["seed"] = secrets.randbelow(2**31)
-        return asked
-
-    def _plan(self, asked: Mapping[str, Any]) -> GenerationPlan:
-        request = JobRequest.model_validate(asked)
-        model = self.model(request.model, request.loras)
-        try:
-            return make_plan(
-                GenerationRequest(
-                    prompt=request.prompt,
-                    negative_prompt=request.negative_prompt,
-                    aspect=request.aspect,
-                    size=request.size,
-                    base=request.base,
-                    steps=request.steps,
-                    guidance=request.guidance,
-                    seed=0 if request.seed is None else request.seed,
-                    num_images=request.n,
-                    mark=self.settings.mark,
-                ),
-                model.defaults,
-            )
-        except RequestError as error:
-            raise api_error(error) from error
 
     def _known(
         self, caller: Caller, idempotency_key: str | None, fingerprint: str
@@ -314,7 +226,7 @@ class Jobs:
         task = Task(
             id=row.id,
             plan=plan,
-            model=self.model(request.model).name,
+            model=self.offers.model(request.model).name,
             loras=tuple((lora.name, lora.weight) for lora in request.loras),
             owner=row.owner,
             priority=row.priority,
@@ -325,121 +237,4 @@ class Jobs:
             partials=0 if self.checks else partials,
             previews=not self.checks,
         )
-        self.engine.submit(task, lambda event: self._heard(row, event), over_capacity=True)
-
-    def _heard(self, row: JobRow, event: TaskEvent) -> None:
-        """The engine speaks; in its own thread, in order."""
-        if isinstance(event, Started):
-            self.metrics.started(row)
-            self.store.set_job(row.id, status="running", started=time.time())
-            self._publish(row, "status")
-        elif isinstance(event, Stepped):
-            self._stepped(row, event)
-        elif isinstance(event, Finished):
-            now = self.store.job(row.id)
-            if now is None or now.status not in UNFINISHED:
-                return  # given up while this one was on its way: nothing follows the end
-            try:
-                self._keep(row, event.image)
-            except ApiError as error:
-                self._give_up(row, error)
-            except Exception:
-                LOGGER.exception("a picture of job %s could not be kept", row.id)
-                self._give_up(row, ApiError(500, "the server could not keep the picture"))
-        else:
-            self._ended(row, *_end(event))
-
-    def _stepped(self, row: JobRow, event: Stepped) -> None:
-        progress = Progress(image=event.image, step=event.step, steps=event.num_steps)
-        self._progress[row.id] = progress
-        told = {"job": row.id, **progress.model_dump()}
-        self.hub.publish(row.id, row.owner, "progress", told)
-        if event.preview is not None and self.hub.has_listeners(row.id, row.owner):
-            preview = {"job": row.id, "image": event.image, "step": event.step}
-            preview["png"] = _png(event.preview())
-            self.hub.publish(row.id, row.owner, "preview", preview)
-        if event.partial is not None:
-            partial = {"image": event.image, "pixels": marked(event.partial, self.settings.mark)}
-            self.hub.publish(row.id, row.owner, "partial", partial)
-
-    def _keep(self, row: JobRow, image: GeneratedImage) -> None:
-        self.metrics.finished(image)
-        picture = image.pil()
-        refuse_picture(self.checks, picture, image.recipe.prompt)
-        png = image.encode("png")
-        if self.provenance is not None:
-            png = self.provenance.sign(png, "png")
-        kept = self.store.add_picture(row, image.index, image.recipe, png, thumbnail(picture))
-        self.hub.publish(row.id, row.owner, "picture", describe(kept).model_dump(mode="json"))
-
-    def _give_up(self, row: JobRow, error: ApiError) -> None:
-        self._ended(row, "failed", error.body["error"])
-        self.engine.cancel(row.id)
-
-    def _ended(self, row: JobRow, status: str, error: Mapping[str, Any] | None) -> None:
-        self._progress.pop(row.id, None)
-        if not self.store.set_job(row.id, status=status, finished=time.time(), error=error):
-            return  # it has an end: a picture could not be kept, and then it was cancelled
-        self.metrics.ended(status)
-        code = {} if error is None else {"code": error.get("code")}
-        note("job ended", job=row.id, status=status, **code)
-        self._publish(row, "end")
-
-    def _publish(self, row: JobRow, kind: str) -> None:
-        now = self.store.job(row.id)
-        if now is not None:
-            told = self.describe(now).model_dump(mode="json")
-            self.hub.publish(row.id, row.owner, kind, told)
-
-
-def describe(row: PictureRow) -> Picture:
-    """A picture as the API tells of it."""
-    path = f"/v1/pictures/{row.id}"
-    return Picture(
-        id=row.id,
-        job=row.job,
-        index=row.index,
-        created=row.created,
-        width=row.width,
-        height=row.height,
-        seed=row.seed,
-        prompt=row.prompt,
-        negative_prompt=row.negative_prompt,
-        model=row.model,
-        steps=row.steps,
-        guidance=row.guidance,
-        favourite=row.favourite,
-        deleted=row.deleted is not None,
-        url=f"{path}/file",
-        thumbnail_url=f"{path}/thumbnail",
-        recipe=row.recipe,
-    )
-
-
-def _end(event: Ended) -> tuple[str, dict[str, Any] | None]:
-    """Status and error of a job, from how its task ended."""
-    if event.how == "timeout":
-        message = "it took longer than this server allows"
-        return "failed", error_body(message, "server_error", code="timeout")["error"]
-    if event.how == "failed" and event.error is not None:
-        if not isinstance(event.error, PetzvalError):
-            LOGGER.error("job %s failed", event.task, exc_info=event.error)
-        return "failed", _error(event.error)
-    return event.how, None
-
-
-def _error(error: BaseException) -> dict[str, Any]:
-    """What a caller may know of an error: ours in words, a bug only as such."""
-    if isinstance(error, ApiError):
-        return error.body["error"]
-    if isinstance(error, PetzvalError):
-        return api_error(error).body["error"]
-    return error_body("the server failed to draw this", "server_error", code="server_error")[
-        "error"
-    ]
-
-
-def _png(pixels: Pixels) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[0]).save(buffer, "PNG", compress_level=1)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+        self.engine.submit(task, lambda event: self.following.hear(row, event), over_capacity=True)

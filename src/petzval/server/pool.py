@@ -33,6 +33,7 @@ from petzval.inference.room import Bounds, Room
 from petzval.inference.task import NamedLora, OfferedModel
 from petzval.inference.terms import Budget
 from petzval.inference.variants import locate
+from petzval.kernels import backends
 
 APPLICATION = "petzval"
 
@@ -108,6 +109,7 @@ class Encoding:
     ) -> list[PromptFeatures]:
         """Features of prompts, on the CPU; see `PromptEncoder.encode`."""
         encoded = self._encoders[model].encode(prompts, **settings)
+        backends.spare_heap()
         return [_moved(each, torch.device("cpu")) for each in encoded]
 
 

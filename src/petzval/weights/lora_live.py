@@ -36,6 +36,23 @@ class LiveLoras:
         self._loras = tuple(loras)
         self.set(strengths)
         self._handles: list[Any] = []
+        self._placed: dict[str, list[tuple[int, LayerChange]]] = {}
+        self._place: tuple[torch.device, torch.dtype] | None = None
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Have what they add where it is used; what is there already stays."""
+        if self._place == (device, dtype):
+            return
+        layers = sorted({layer for lora in self._loras for layer in lora.changes})
+        self._placed = {
+            layer: [
+                (index, lora.changes[layer].to(device, dtype))
+                for index, lora in enumerate(self._loras)
+                if layer in lora.changes
+            ]
+            for layer in layers
+        }
+        self._place = device, dtype
 
     def attach(self, denoiser: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         """Watch a denoiser's layers, and those of no other any more; its weights are left alone.
@@ -44,13 +61,9 @@ class LiveLoras:
             denoiser: with its numbers or without.
             device, dtype: of what its layers are given.
         """
+        self.place(device, dtype)  # before anything is let go of: memory may run out
         self.detach()
-        for layer in sorted({layer for lora in self._loras for layer in lora.changes}):
-            changes = [
-                (index, lora.changes[layer].to(device, dtype))
-                for index, lora in enumerate(self._loras)
-                if layer in lora.changes
-            ]
+        for layer, changes in self._placed.items():
             hook = self._hook(changes)
             self._handles.append(denoiser.get_submodule(layer).register_forward_hook(hook))
 

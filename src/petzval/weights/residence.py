@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,9 +254,8 @@ class StreamedWeights:
             layer.register_forward_hook(self._exit(index), always_call=True)
 
     def release(self) -> None:
-        """Put out what is there or on its way."""
-        for future in self._pending.values():
-            future.result()
+        """Put out what is there or on its way; what could not be read matters no more."""
+        wait(self._pending.values())
         self._pending.clear()
         for _, layer in self._layers:
             vacate(layer, self._without)
@@ -264,9 +263,9 @@ class StreamedWeights:
     @contextmanager
     def visit(self, index: int) -> Generator[None]:
         """A layer's weights are there for all calls of it in the block of code: read once."""
-        self._bring(index)
         self._visited = index
         try:
+            self._bring(index)
             yield
         finally:
             self._visited = None
@@ -297,9 +296,9 @@ class StreamedWeights:
             if has_next:
                 self._reader.read_ahead(self._layers[following][0])
             return
-        fetched = self._fetch(index).result()
-        del self._pending[index]
-        fetched.install()
+        fetching = self._fetch(index)
+        del self._pending[index]  # or one that failed would fail for ever
+        fetching.result().install()
         if has_next:
             self._fetch(following)
 

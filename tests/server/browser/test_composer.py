@@ -130,7 +130,7 @@ def test_a_picture_without_room_is_offered_smaller(studio: Running, visit: Open)
     expect(page.locator("#create")).to_be_focused()
     page.get_by_role("button", name="Create at 256 × 256").click()
     page.get_by_role("button", name="Create at 128 × 128").click()
-    _until(lambda: bool(_jobs(studio)))
+    until(lambda: bool(_jobs(studio)))
     assert [job["request"]["size"] for job in _jobs(studio)] == ["128x128"]
     expect(alert).to_be_empty()
     expect(page.locator("#smaller")).to_be_hidden()

@@ -17,10 +17,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from petzval.inference.event import PicturePixels
 from petzval.resolution import Resolution
+from petzval.server.describing import describe_picture
 from petzval.server.errors import ApiError
 from petzval.server.events import Event, sse
 from petzval.server.formats import Format, base64_of
-from petzval.server.jobs import describe
 from petzval.server.keys import Caller
 from petzval.server.routes.jobs import PAUSE_SECONDS, STREAM_HEADERS, IdempotencyKey
 from petzval.server.schemas import ImageAnswer, ImagesAnswer, ImagesRequest, JobRequest, Usage
@@ -82,7 +82,7 @@ def job_request(body: ImagesRequest, studio: Studio) -> JobRequest:
     """The job that an Images request means."""
     own = body.petzval
     name = own.model or body.model
-    model = studio.jobs.model(name)
+    model = studio.jobs.offers.model(name)
     steps = own.steps
     if steps is None and model.defaults.steps > _FEW_STEPS and body.quality in _STEPS:
         steps = round(model.defaults.steps * _STEPS[body.quality])
@@ -189,7 +189,7 @@ class _Answering:
         told = self._facts("completed", f"{row.width}x{row.height}")
         told["b64_json"] = self._base64(row)
         told["usage"] = _usage([row]).model_dump(mode="json")
-        told["petzval"] = describe(row).model_dump(mode="json")
+        told["petzval"] = describe_picture(row).model_dump(mode="json")
         return sse(told["type"], told)
 
     def _facts(self, kind: str, size: str) -> dict[str, Any]:
@@ -217,8 +217,8 @@ class _Answering:
         if self._body.response_format == "url":
             base = str(self._request.base_url).rstrip("/")
             url = base + self._studio.links.signed(row.id, self._format)
-            return ImageAnswer(url=url, petzval=describe(row))
-        return ImageAnswer(b64_json=self._base64(row), petzval=describe(row))
+            return ImageAnswer(url=url, petzval=describe_picture(row))
+        return ImageAnswer(b64_json=self._base64(row), petzval=describe_picture(row))
 
     def _base64(self, row: PictureRow) -> str:
         data = self._studio.jobs.file_of(row, self._format, self._body.output_compression)

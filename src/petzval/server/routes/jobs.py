@@ -44,7 +44,7 @@ def create_job(
     """Ask for pictures. The answer comes at once; the job survives a restart of the server."""
     row, _ = studio.jobs.accept(body, caller, idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{row.id}"
-    return studio.jobs.describe(row)
+    return studio.jobs.following.describe(row)
 
 
 @router.get("/jobs")
@@ -58,21 +58,21 @@ def list_jobs(
     """The caller's jobs, newest first."""
     rows = studio.store.jobs(caller.owner, statuses=status or (), limit=limit + 1, before=before)
     positions = studio.engine.positions()
-    data = tuple(studio.jobs.describe(row, positions) for row in rows[:limit])
+    data = tuple(studio.jobs.following.describe(row, positions) for row in rows[:limit])
     return JobPage(data=data, has_more=len(rows) > limit)
 
 
 @router.get("/jobs/{id}")
 def get_job(id: str, studio: TheStudio, caller: TheCaller) -> Job:
     """One job, as it stands."""
-    return studio.jobs.describe(studio.jobs.find(id, caller))
+    return studio.jobs.following.describe(studio.jobs.find(id, caller))
 
 
 @router.post("/jobs/{id}/cancel")
 def cancel_job(id: str, studio: TheStudio, caller: TheCaller) -> Job:
     """Stop a job within a step. Its finished pictures stay; one that has ended stays as it is."""
     studio.jobs.cancel(id, caller)
-    return studio.jobs.describe(studio.jobs.find(id, caller))
+    return studio.jobs.following.describe(studio.jobs.find(id, caller))
 
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
@@ -99,7 +99,7 @@ async def _job_stream(
 ) -> AsyncIterator[bytes]:
     with studio.hub.subscribe(caller.owner, job=id, after=after) as subscription:
         row = await run_in_threadpool(studio.jobs.find, id, caller)
-        job = (await run_in_threadpool(studio.jobs.describe, row)).model_dump(mode="json")
+        job = (await run_in_threadpool(studio.jobs.following.describe, row)).model_dump(mode="json")
         if not subscription.resumed:
             yield sse("status", job)
         if row.status not in UNFINISHED:
@@ -123,7 +123,7 @@ async def _all_stream(studio: Studio, caller: Caller, after: str | None) -> Asyn
 def _open_jobs(studio: Studio, caller: Caller) -> list[Job]:
     rows = studio.store.jobs(caller.owner, statuses=UNFINISHED, limit=200, before=None)
     positions = studio.engine.positions()
-    return [studio.jobs.describe(row, positions) for row in reversed(rows)]
+    return [studio.jobs.following.describe(row, positions) for row in reversed(rows)]
 
 
 async def _encoded(subscription: Subscription) -> AsyncIterator[bytes]:

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
+from petzval.server.describing import describe_picture
 from petzval.server.errors import not_found
-from petzval.server.jobs import describe
 from petzval.server.keys import Caller
 from petzval.server.schemas import Picture, PictureChange, PicturePage
 from petzval.server.state import Studio, TheCaller, TheStudio
@@ -34,13 +34,13 @@ def list_pictures(
     rows, following = studio.store.pictures(
         caller.owner, words=q, favourite=favourite, cursor=cursor, limit=limit
     )
-    return PicturePage(data=tuple(describe(row) for row in rows), next_cursor=following)
+    return PicturePage(data=tuple(describe_picture(row) for row in rows), next_cursor=following)
 
 
 @router.get("/{id}")
 def get_picture(id: str, studio: TheStudio, caller: TheCaller) -> Picture:
     """One picture's facts."""
-    return describe(_find(id, studio, caller))
+    return describe_picture(_find(id, studio, caller))
 
 
 @router.get("/{id}/file", response_class=FileResponse)
@@ -70,7 +70,7 @@ def change_picture(id: str, body: PictureChange, studio: TheStudio, caller: TheC
     row = _find(id, studio, caller)
     if body.favourite is not None:
         studio.store.set_picture(row.id, favourite=body.favourite)
-    return describe(_find(id, studio, caller))
+    return describe_picture(_find(id, studio, caller))
 
 
 @router.delete("/{id}", status_code=204)
@@ -86,7 +86,7 @@ def restore_picture(id: str, studio: TheStudio, caller: TheCaller) -> Picture:
     """Put a deleted picture back."""
     row = _find(id, studio, caller, deleted_too=True)
     studio.store.set_picture(row.id, deleted=None)
-    return describe(_find(id, studio, caller))
+    return describe_picture(_find(id, studio, caller))
 
 
 def _find(id: str, studio: Studio, caller: Caller, *, deleted_too: bool = False) -> PictureRow:
