@@ -100,6 +100,8 @@ def test_gpt_oss_own_tokenizer_is_at_hand(
     # An encoder with the published number of rows: as if this one had them.
     content = (golden_checkpoint / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
     monkeypatch.setattr(opening, "LENS_GPT_OSS", replace(LENS_GPT_OSS, vocab_size=704))
+    uncached = opening._packaged_tokenizer.__wrapped__  # else it is what another test made
+    monkeypatch.setattr(opening, "_packaged_tokenizer", uncached)
     monkeypatch.setattr(opening, "load_ranks", dict)
     monkeypatch.setattr(opening, "tokenizer_json", lambda _: content)
     assert open_checkpoint(located).tokenizer == content.encode()
