@@ -30,8 +30,8 @@ def test_a_row_as_json_and_in_a_file(run: Run, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "rows.jsonl").read_text(encoding="utf-8")) == row
 
 
-def test_a_row_as_a_table_and_a_file_that_cannot_be_written(run: Run) -> None:
-    code, out, err = run(*SMALL, "--out", "no/such/folder.jsonl")
+def test_a_disk_that_is_full_loses_no_row(run: Run) -> None:
+    code, out, err = run(*SMALL, "--out", "/dev/full")
     assert code == 2
     assert "cannot be written" in err
     assert '"case"' in err  # the measurement is not lost
@@ -44,3 +44,7 @@ def test_mistakes_are_answered_before_anything_is_measured(run: Run) -> None:
     assert "known: mini, lens" in err
     assert run("bench", "--model", "mini", "--size", "100x100")[0] == 2
     assert run("bench", "--model", "mini", "--dtype", "int3")[0] == 2
+    assert run("bench", "--model", "mini", "--text-tokens", "99999")[0] == 2
+    code, _, err = run("bench", "--out", "no/such/folder.jsonl")
+    assert code == 2
+    assert "no/such is no folder" in err

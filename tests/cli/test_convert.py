@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from petzval.weights.tensors import TensorSource
 from tests.cli.conftest import Run
 from tests.weights.formats import comfyui_encoder, original_vae, saved, settings
 
@@ -140,6 +142,50 @@ def test_a_signal_half_way_leaves_nothing(
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.strip().endswith(said)
     assert list(tmp_path.iterdir()) == []
+
+
+LOADING = """
+import signal, sys, types
+from importlib.machinery import ModuleSpec
+from petzval.cli.main import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Loading(types.ModuleType):
+    def __getattr__(self, name):
+        signal.raise_signal(signal.SIGINT)
+
+sys.modules["torch"] = torch = Loading("torch")
+torch.__spec__ = ModuleSpec("torch", None)
+torch.__spec__._initializing = True
+sys.exit(main(["doctor"]))
+"""
+
+
+def test_ctrl_c_while_torch_is_imported_is_no_abort() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_interruption_that_became_another_error_is_one(
+    run: Run, golden_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallowed(*_: object, **__: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ValueError("what C++ made of it")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(TensorSource, "read", swallowed)
+        code, out, err = run("convert", golden_checkpoint, "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, out) == (130, "")
+    assert err.strip().endswith("interrupted")
+    assert not Path("out").exists()
 
 
 def test_sigterm_is_left_alone_where_somebody_has_decided(run: Run) -> None:

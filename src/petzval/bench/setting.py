@@ -21,6 +21,7 @@ from petzval.models.vae import AutoencoderConfig
 from petzval.resolution import PIXELS_PER_TOKEN
 
 _VOCABULARY = 4096
+_MOST_TEXT_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,10 @@ class Setting:
             )
         if min(self.steps, self.batch, self.text_tokens, self.rounds) < 1:
             raise RequestError("steps, batch, text tokens and rounds are at least 1")
+        if self.text_tokens > _MOST_TEXT_TOKENS:
+            raise RequestError(
+                f"{self.text_tokens:,} text tokens are more than the {_MOST_TEXT_TOKENS:,} measured"
+            )
         if not 0 <= self.steps_measured <= self.steps:
             raise RequestError(f"{self.steps_measured} of {self.steps} steps cannot be measured")
         if self.guidance < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +64,8 @@ def bench(
     Networks get random weights on the spot, nothing is downloaded. Without --model it measures the
     rows that the published table has for this kind of device.
     """
+    if out is not None:
+        _check_writable(out)
     import torch
 
     from petzval.bench.setting import Setting, usual_settings
@@ -76,7 +79,7 @@ def bench(
     if model is None:
         settings = usual_settings(place)
     else:
-        number = choose_dtype(dtype or "auto", place)
+        number = choose_dtype("auto" if dtype is None else dtype, place)
         resolution = resolve(size=size)
         settings = [
             Setting(
@@ -121,6 +124,20 @@ def _measured(
             seconds=math.inf if seconds is None else seconds,
             progress=lambda text: status.update(Text(text)),
         )
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before minutes are measured, not after."""
+    folder = path.parent
+    why = ""
+    if path.is_dir():
+        why = "it is a folder"
+    elif not folder.is_dir():
+        why = f"{folder} is no folder"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        why = "Permission denied"
+    if why:
+        raise RequestError(f"{path}: cannot be written: {why}", "name another file with --out")
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

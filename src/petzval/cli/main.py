@@ -10,9 +10,7 @@ import functools
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -20,6 +18,7 @@ import typer
 
 import petzval
 from petzval.cli.console import PipeClosedError, complain, print_line
+from petzval.cli.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, say_end, stoppable
 from petzval.errors import PetzvalError, TerminatedError
 
 P = ParamSpec("P")
@@ -48,8 +47,7 @@ COMMANDS: Mapping[str, str] = {
 """Name -> summary. The command is what has that name in `petzval.cli.<name>`: a function; or verbs
 and their functions, where "" is what the name does alone, and a verb may have verbs of its own."""
 
-EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR = 0, 1, 2
-EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_TERMINATED = 130, 141, 143
+EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 0, 1, 2, 141
 EXIT_CODES = (
     f"Exit codes: {EXIT_OK} done, {EXIT_FAILED} a verification or an evaluation failed, "
     f"{EXIT_USER_ERROR} the request was wrong (a hint says what to try), "
@@ -128,47 +126,34 @@ def _guarded(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        heard: Sequence[int] = ()
         try:
-            with _terminable():
+            with stoppable() as heard:
                 return function(*args, **kwargs)
-        except PetzvalError as error:
-            complain("error", error.message)
-            if error.hint:
-                complain("hint", error.hint)
-            raise typer.Exit(EXIT_USER_ERROR) from None
-        except PipeClosedError:
-            raise typer.Exit(EXIT_PIPE_CLOSED) from None
-        except TerminatedError:
-            print("terminated", file=sys.stderr)
-            raise typer.Exit(EXIT_TERMINATED) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BaseException as error:
+            code = _end(error, heard)
+            if code is None:
+                raise
+        raise typer.Exit(code)
 
     return run
 
 
-@contextmanager
-def _terminable() -> Generator[None]:
-    """Raise `TerminatedError` on SIGTERM, where nobody has decided otherwise."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    own = os.getpid()
-
-    def terminate(number: int, _: object) -> None:
-        if os.getpid() != own:  # a forked worker has nothing to unwind
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        raise TerminatedError
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _end(error: BaseException, heard: Sequence[int]) -> int | None:
+    """Say how a command ended, and return its exit code; None for what is a bug, or no end."""
+    if heard:  # whatever the signal became on its way up
+        return say_end(heard[-1])
+    if isinstance(error, KeyboardInterrupt):
+        stopped_by = signal.SIGTERM if isinstance(error, TerminatedError) else signal.SIGINT
+        return say_end(stopped_by)
+    if isinstance(error, PipeClosedError):
+        return EXIT_PIPE_CLOSED
+    if not isinstance(error, PetzvalError):
+        return None
+    complain("error", error.message)
+    if error.hint:
+        complain("hint", error.hint)
+    return EXIT_USER_ERROR
 
 
 def _version(wanted: bool) -> None:

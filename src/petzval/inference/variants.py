@@ -204,8 +204,14 @@ def _locate(name_or_path: str | Path, unfetched: bool, above: tuple[Path, ...] =
     if text.strip() and is_folder:
         called = folder.resolve().name
         relative = VARIANTS.get(called.lower(), VARIANTS["lens"])
-        defaults = _defaults(folder, relative)
-        return Located(name=_name(folder) or called, base=folder, defaults=defaults)
+        try:
+            defaults, name = _defaults(folder, relative), _name(folder) or called
+        except OSError as error:
+            raise RequestError(
+                f"{text} cannot be read: {error.strerror}",
+                "it has to be a folder that you may enter",
+            ) from None
+        return Located(name=name, base=folder, defaults=defaults)
     if text.strip() and exists and folder.suffix.lower() == SUFFIX:
         return _from_parts_file(folder, unfetched, above)
     if text.strip() and exists:
