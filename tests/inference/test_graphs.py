@@ -163,7 +163,8 @@ def test_a_plan_records_where_all_stays_and_there_is_room(
     assert roomy.terms.concurrent is not None
     close = Budget(memory=roomy.terms.concurrent.needs.peak_at_once())
     roomy._residency.terms = replace(roomy.terms, limits=close)
-    roomy.generate("a red fox", **{**SMALL, "size": "80x64"})
+    more = {**SMALL, "size": "80x64"}
+    roomy.generate("a red fox", **more)
     assert recorder.replays == recorded and len(roomy.graphs.graphs) == 0
     goes = next(each for each in _placements(roomy, request) if not each.stays)
     assert roomy.planning is not None

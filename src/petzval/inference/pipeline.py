@@ -358,7 +358,7 @@ class Pipeline:
             self.graphs.clear()
             self._decodings.settle()
         self._concurrent = fit.concurrent
-        self._words.limit(fit.text_batch)
+        self._words.limit(fit.text_batch, fit.feature_bytes)
         return fit.batch_size
 
     def _shrink(self, plan: GenerationPlan, batch_size: int) -> None:

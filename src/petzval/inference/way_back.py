@@ -77,7 +77,7 @@ class WayBack:
             return None
         logger.info("requests fit again; going back to: %s", home)
         self._start()
-        self._home = home, terms.also(work.rounded)
+        self._home = home, terms.also(work.rounded, there)
         return self._home
 
     def _reckoned(
