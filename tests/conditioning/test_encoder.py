@@ -176,6 +176,10 @@ def test_a_cache_keeps_the_latest_within_its_bytes(
     assert len(calls.shapes) == 4
     encoder.encode(["a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a"])
     assert len(encoder.cache) == 2
+    encoder.cache.limit(one)
+    assert (len(encoder.cache), encoder.cache.num_bytes) == (1, one)
+    encoder.cache.limit(9 * one)
+    assert encoder.cache.max_bytes == 2 * one  # never more than at first
     assert FeatureCache(0).max_bytes == 0
 
 

@@ -315,6 +315,32 @@ def test_many_texts_at_once_become_fewer_where_the_encoder_has_no_room(
     assert pipeline.placement is placement
 
 
+def test_features_are_kept_in_what_a_plan_leaves(golden_checkpoint: Path) -> None:
+    """Those of the pictures themselves are in the plan; older ones give way."""
+    pipeline = planned(golden_checkpoint)
+    planning, placement = pipeline.planning, pipeline.placement
+    assert planning is not None and placement is not None
+    roomy = pipeline.text.cache.max_bytes
+    words = ["a red fox", "two red foxes under a tree", "a hat"]
+    [work] = {planning.work(pipeline.plan(each, **SMALL)).rounded for each in words}
+    needs = planning.planner(work, 0).again(placement)
+    own = needs.of(ENCODER).kept_bytes
+    for left, expected in ((0, 1), (own, 2), (10 * own, 3), (None, 3)):
+        limit = None if left is None else needs.peak_bytes + left
+        terms = Terms.of(Budget(memory=limit), needs, work)
+        pipeline.moving.residency.terms = terms
+        for each in words:
+            pipeline.generate(each, **SMALL)
+        assert pipeline.placement is placement
+        assert len(pipeline.text.cache) == expected
+        if limit is not None:
+            assert terms.feature_bytes == pipeline.text.cache.max_bytes
+            assert needs.peak_bytes - own + pipeline.text.cache.max_bytes <= limit
+        pipeline.text.cache.clear()
+    assert pipeline.text.cache.max_bytes == roomy
+    assert Terms(limits=Budget(memory=1)).feature_bytes is None
+
+
 def _alike(pipeline: Pipeline, words: list[str]) -> list[str]:
     """Those of the length that most of them have, in tokens."""
     assert pipeline.planning is not None

@@ -116,7 +116,7 @@ def test_models_and_loras_take_turns_under_one_limit(
     same = np.array_equal if name == "at once" else _nearly
     for model, other in (("one", two), ("two", one), ("one", two)):
         assert same(drawn(drawer, model), expected.pixels)
-        assert held(other) == 0 and not other._folded._folded
+        assert held(other) == 0 and not other._folded._folded and len(other.text.cache) == 0
     styled = drawn(drawer, "one", INK)
     [copy] = drawer._copies.values()
     assert held(one) == held(two) == 0

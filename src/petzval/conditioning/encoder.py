@@ -76,6 +76,7 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self._most = max_bytes
         self.num_bytes = 0
         self._entries: OrderedDict[tuple[_Setting, str], PromptFeatures] = OrderedDict()
         self._lock = threading.Lock()
@@ -97,9 +98,18 @@ class FeatureCache:
                 return
             self._entries[key] = features
             self.num_bytes += features.num_bytes
-            while self.num_bytes > self.max_bytes:
-                _, oldest = self._entries.popitem(last=False)
-                self.num_bytes -= oldest.num_bytes
+            self._forget()
+
+    def limit(self, max_bytes: int | None) -> None:
+        """From here on, keep at most so many bytes, and never more than at first; None is those."""
+        with self._lock:
+            self.max_bytes = self._most if max_bytes is None else min(max_bytes, self._most)
+            self._forget()
+
+    def _forget(self) -> None:
+        while self.num_bytes > self.max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            self.num_bytes -= oldest.num_bytes
 
     def clear(self) -> None:
         """Forget everything."""

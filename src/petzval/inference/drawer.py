@@ -199,10 +199,17 @@ class PipelineDrawer:
         return {name: Bounds.of(each.pipeline) for name, each in self._loaded.items()}
 
     def _turn_to(self, pipeline: Pipeline | None) -> None:
-        """Under placements the weights of one are there at a time; None makes room for another."""
-        if self._last is not None and self._last is not pipeline:
-            self._last.put_out()
-        self._last = pipeline
+        """Under placements the weights of one are there at a time; None makes room for another.
+
+        So are kept features of words, which are counted for one; copies with LoRAs share theirs.
+        """
+        last, self._last = self._last, pipeline
+        if last is None or last is pipeline:
+            return
+        last.put_out()
+        shared = pipeline is not None and pipeline.text.cache is last.text.cache
+        if last.placement is not None and not shared:
+            last.text.cache.clear()
 
     def _keep_compiled(self, pipeline: Pipeline) -> None:
         """Compile what stays, also whenever other networks take its place."""

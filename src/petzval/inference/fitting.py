@@ -28,6 +28,7 @@ class Fit:
     Attributes:
         batch_size: pictures that run through the networks together.
         text_batch: texts that do; None leaves it open.
+        feature_bytes: features of words that may be kept; see `Terms.feature_bytes`.
         placement: to be followed from here on; None keeps the one in force.
         terms: on which that one was chosen.
         concurrent: whether these pictures may be decoded beside the steps of others, and so on; see
@@ -36,6 +37,7 @@ class Fit:
 
     batch_size: int
     text_batch: int | None = None
+    feature_bytes: int | None = None
     placement: Placement | None = None
     terms: Terms | None = None
     concurrent: bool = False
@@ -98,7 +100,13 @@ class Fitting:
             return fit
         placement, terms = home
         concurrent = terms.concurrent is not None and terms.concurrent.covers(work)
-        return replace(fit, placement=placement, terms=terms, concurrent=concurrent)
+        return replace(
+            fit,
+            placement=placement,
+            terms=terms,
+            concurrent=concurrent,
+            feature_bytes=terms.feature_bytes,
+        )
 
     def stay(self) -> None:
         """Memory ran out, and what is followed from here on is not to be left for more again."""
@@ -118,12 +126,12 @@ class Fitting:
             if terms.cover(each):
                 if not residency.concurrent(each):
                     self._see_beside(residency, terms, placement, each.rounded)
-                return _fit(each, work, residency.concurrent(each))
+                return _fit(each, work, residency.terms)
             each = each.rounded
             again = self._held(terms, placement, each)
             if again is not None:
                 residency.terms = terms.also(each, again)
-                return _fit(each, work, residency.concurrent(each))
+                return _fit(each, work, residency.terms)
         return None
 
     def _see_beside(
@@ -154,8 +162,7 @@ class Fitting:
             again = placement if each == one else self._held(terms, placement, each)
             if again is not None:
                 agreed = agreed.also(each, again)
-                concurrent = agreed.concurrent is not None and agreed.concurrent.covers(each)
-                return replace(_fit(each, work, concurrent), placement=placement, terms=agreed)
+                return replace(_fit(each, work, agreed), placement=placement, terms=agreed)
         raise AssertionError("one picture was planned for")
 
     def _held(self, terms: Terms, placement: Placement, work: Work) -> Placement | None:
@@ -194,19 +201,26 @@ def smaller_fit(planning: Planning, work: Work, than: Placement | None) -> Fit:
         going = f"memory ran out; going on with: {placement}"
         warnings.warn(going, MemoryWarning, stacklevel=6)
         terms = Terms.of(planning.limits(), placement, each)
-        return replace(_fit(each, work, concurrent=False), placement=placement, terms=terms)
+        fit = _fit(each, work, terms)
+        return replace(fit, placement=placement, terms=terms, concurrent=False)
     assert refused is not None
     raise refused
 
 
-def _fit(work: Work, asked: Work, concurrent: bool) -> Fit:
+def _fit(work: Work, asked: Work, terms: Terms | None) -> Fit:
     if work.batch < asked.batch:
         warnings.warn(
             f"memory has room for {work.batch} pictures at a time, not {asked.batch}",
             MemoryWarning,
             stacklevel=6,
         )
-    return Fit(batch_size=work.batch, text_batch=work.text_batch, concurrent=concurrent)
+    assert terms is not None
+    return Fit(
+        batch_size=work.batch,
+        text_batch=work.text_batch,
+        feature_bytes=terms.feature_bytes,
+        concurrent=terms.concurrent is not None and terms.concurrent.covers(work),
+    )
 
 
 def _fewer_and_fewer(work: Work) -> Iterator[Work]:

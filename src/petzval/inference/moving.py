@@ -125,7 +125,7 @@ class Moving:
 
     def _agree(self, fit: Fit) -> int:
         self.concurrent = fit.concurrent
-        self.words.limit(fit.text_batch)
+        self.words.limit(fit.text_batch, fit.feature_bytes)
         return fit.batch_size
 
     def _work(self, plan: GenerationPlan, batch_size: int, text_batch: int | None) -> Work:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from petzval.inference.dry_networks import Work
 from petzval.inference.graphs import CAPACITY
-from petzval.inference.placement import Placement, parse_bytes
+from petzval.inference.placement import ENCODER, Placement, parse_bytes
 from petzval.kernels import backends
 from petzval.resolution import PIXELS_PER_TOKEN
 
@@ -58,12 +58,32 @@ class Budget:
         limit = self.memory if device == "cpu" else self.ram
         return limit is None or limit - ram_bytes >= backends.holes_bytes(ram_bytes)
 
+    def left(self, placement: Placement, *, at_once: bool) -> int | None:
+        """Bytes that a placement leaves where the text encoder is; None is no limit.
+
+        Args:
+            at_once: networks run beside each other there.
+        """
+        drawing = placement.of(ENCODER).strategy.device == placement.device
+        limit = self.memory if drawing else self.ram
+        if limit is None:
+            return None
+        peak = placement.peak_bytes if drawing else placement.ram_bytes
+        if drawing and at_once:
+            peak = max(peak, placement.peak_at_once(self._records(placement)))
+        if placement.device == "cpu" and self.leaves_holes(placement.device, placement.ram_bytes):
+            peak += backends.holes_bytes(peak)
+        return max(0, limit - peak)
+
     def holds_at_once(self, placement: Placement) -> bool:
         """The same where everything stays in place and runs beside each other, calls recorded."""
-        records = CAPACITY if placement.device.startswith("cuda") else 0
-        peak = placement.peak_at_once(records)
+        peak = placement.peak_at_once(self._records(placement))
         there = placement.stays and self.holds(placement)
         return there and (self.memory is None or peak <= self.memory)
+
+    @staticmethod
+    def _records(placement: Placement) -> int:
+        return CAPACITY if placement.device.startswith("cuda") else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,12 +124,14 @@ class Terms:
     Attributes:
         limits: that it has to keep.
         works: that were reckoned and keep them, the latest last.
+        needs: the most that any of these works needs of each network; None where none was reckoned.
         concurrent: pictures that may be decoded, denoised and their words encoded beside each
             other; None where the limits have no room for that with the work that was planned for.
     """
 
     limits: Budget
     works: tuple[Work, ...] = ()
+    needs: Placement | None = None
     concurrent: AtOnce | None = None
 
     @classmethod
@@ -117,7 +139,7 @@ class Terms:
         """Those of a placement that was reckoned for this work and keeps the limits."""
         fits = limits.holds_at_once(placement)
         concurrent = AtOnce(works=(work,), needs=placement) if fits else None
-        return cls(limits=limits, works=(work,), concurrent=concurrent)
+        return cls(limits=limits, works=(work,), needs=placement, concurrent=concurrent)
 
     def cover(self, work: Work) -> bool:
         """Whether it is known, with nothing reckoned, that a work keeps the limits."""
@@ -142,9 +164,28 @@ class Terms:
         """
         others = [each for each in self.works if not work.covers(each)]
         terms = replace(self, works=(*others[1 - _WORKS :], work))
-        if placement is None or self.concurrent is None or self.concurrent.knows(work):
+        if placement is None:
             return terms
-        return replace(terms, concurrent=self.concurrent.joined(work, placement, self.limits))
+        needs = placement if self.needs is None else self.needs.joined(placement)
+        concurrent = self.concurrent
+        if concurrent is not None and not concurrent.knows(work):
+            concurrent = concurrent.joined(work, placement, self.limits)
+        return replace(terms, needs=needs, concurrent=concurrent)
+
+    @property
+    def feature_bytes(self) -> int | None:
+        """Features of words that may be kept, those of the pictures that are drawn included.
+
+        None where no limit speaks against any number. Only what is left over is taken: features
+        that are gone are computed again, and a faster placement is worth more.
+        """
+        if self.needs is None:
+            return None
+        rooms = [self.limits.left(self.needs, at_once=False)]
+        if self.concurrent is not None:
+            rooms.append(self.limits.left(self.concurrent.needs, at_once=True))
+        known = [room for room in rooms if room is not None]
+        return self.needs.of(ENCODER).kept_bytes + min(known) if known else None
 
 
 def _bytes(amount: Amount) -> int | None:

@@ -49,9 +49,13 @@ class Words:
                 max_tokens=plan.max_tokens,
             )
 
-    def limit(self, texts: int | None = None) -> None:
-        """From here on, encode at most so many texts together; None is as many as at first."""
+    def limit(self, texts: int | None = None, feature_bytes: int | None = None) -> None:
+        """From here on, encode at most so many texts together, and keep so many bytes of features.
+
+        None is as many as at first, and nothing is more than that.
+        """
         self._encoder.max_batch = self._most if texts is None else min(texts, self._most)
+        self._encoder.cache.limit(feature_bytes)
 
     def batches(self, plan: GenerationPlan, size: int) -> Iterable[tuple[PlannedImage, ...]]:
         """Pictures that share a batch; as few batches as can be hold texts of several lengths."""

@@ -20,7 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from petzval.conditioning.encoder import DEFAULT_MAX_BATCH, PromptEncoder, PromptFeatures
+from petzval.conditioning.encoder import (
+    DEFAULT_MAX_BATCH,
+    FeatureCache,
+    PromptEncoder,
+    PromptFeatures,
+)
 from petzval.errors import MissingExtraError, PetzvalError
 from petzval.inference.device import choose_device
 from petzval.inference.drawer import PipelineDrawer
@@ -126,6 +131,7 @@ class SharedEncoder(PromptEncoder):
         self._handle, self._model, self._device = handle, model, device
         self.use_prefix_cache = False  # the other process has its own, and its own limit
         self.max_batch = DEFAULT_MAX_BATCH
+        self.cache = FeatureCache(0)  # nothing is kept here
 
     def encode(self, prompts: Sequence[str], **settings: Any) -> list[PromptFeatures]:
         """See `PromptEncoder.encode`."""
