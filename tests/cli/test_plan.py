@@ -9,11 +9,14 @@ import pytest
 
 import petzval
 from petzval.cli.plan import _time
+from petzval.config import from_mapping
 from petzval.inference import planning
+from petzval.inference.speeds import Speeds
 from petzval.kernels import backends
 from petzval.models.sizes import MINI_GPT_OSS, MINI_MMDIT, MINI_VAE
 from petzval.weights import unfetched
 from tests.cli.conftest import Run
+from tests.conftest import REPOSITORY
 from tests.support import QUICK_TO_READ
 
 SPEEDS = {
@@ -21,6 +24,9 @@ SPEEDS = {
     "cpu_flops": 1e11,
     "decoded": 1e8,
     "cpu_decoded": 1e8,
+    "copied": 1e10,
+    "cpu_copied": 1e10,
+    "cleared": 1e10,
     "read": 1e9,
     "sent": 1e10,
 }
@@ -31,6 +37,12 @@ def speeds(tmp_path: Path) -> Path:
     path = tmp_path / "speeds.json"
     path.write_text(json.dumps(SPEEDS))
     return path
+
+
+def test_the_guides_example_of_speeds_is_read() -> None:
+    guide = (REPOSITORY / "docs/guides/memory.md").read_text(encoding="utf-8")
+    example = guide[guide.index('{"flops"') :].split("}")[0] + "}"
+    assert from_mapping(Speeds, json.loads(example), where="guide").flops == 1e14
 
 
 def test_the_table_names_every_network_and_the_sums(
