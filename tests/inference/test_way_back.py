@@ -75,15 +75,17 @@ def test_a_large_request_between_starts_the_count_anew(
     with pytest.warns(MemoryWarning):
         pipeline._make_room(large, 1)
     away = pipeline._residency
-    saved, cost = predicted(pipeline)
-    monkeypatch.setattr(type(away.placement), "load_seconds", property(lambda _: max(saved, cost)))
-    for _ in range(6):  # one saves at most half of the way
+    saved, _ = predicted(pipeline)
+    monkeypatch.setattr(type(away.placement), "load_seconds", property(lambda _: 2 * saved))
+    for _ in range(6):  # one saves a quarter of the way there and back
         pipeline._make_room(small, 1)
         pipeline._make_room(large, 1)
-    assert pipeline._residency is away
     for _ in range(3):
         pipeline._make_room(small, 1)
-    assert pipeline._residency is (away if cost > saved else pipeline._residency)
+    assert pipeline._residency is away
+    for _ in range(2):
+        pipeline._make_room(small, 1)
+    assert pipeline._residency is not away
 
 
 def test_after_memory_ran_out_the_smaller_plan_stays(
