@@ -19,6 +19,9 @@ SPEEDS = {
     "cpu_flops": 1e11,
     "decoded": 1e8,
     "cpu_decoded": 1e8,
+    "copied": 1e11,
+    "cpu_copied": 1e10,
+    "cleared": 1e9,
     "read": 1e9,
     "sent": 1e10,
 }

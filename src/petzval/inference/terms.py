@@ -190,8 +190,8 @@ class Terms:
         return self.needs.of(ENCODER).kept_bytes + min(known) if known else None
 
 
-def _holes(peak: int) -> float:
-    return max(_HOLES_BYTES, _HOLES_SHARE * peak)
+def _holes(peak: int) -> int:
+    return max(_HOLES_BYTES, int(_HOLES_SHARE * peak))
 
 
 def _bytes(amount: Amount) -> int | None:
