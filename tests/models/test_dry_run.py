@@ -72,6 +72,17 @@ def test_bytes_that_are_moved_are_those_of_all_but_products_and_views() -> None:
         )
 
 
+def test_what_shares_memory_without_saying_so_is_nothing_new() -> None:
+    """A product of three axes is one of two, and a view that is not declared as one."""
+    weight = torch.empty(512, 512, device=META)
+
+    def work() -> torch.Tensor:
+        return torch.empty(2, 256, 512, device=META) @ weight
+
+    for found in (dry_run(work), dry_run(work)):
+        assert (found.peak_bytes, found.moved_bytes) == (2 * 2**20, 0)
+
+
 def test_what_is_remembered_of_operations_is_what_they_gave() -> None:
     """Also of several results, of other strides, of other types, and where memory is shared."""
 

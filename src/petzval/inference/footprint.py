@@ -199,9 +199,7 @@ class Footprints:
         kept = (work.calls * values + self._beside) * self._number.itemsize
         if form.folding is not None:
             run = run.then(replace(NOTHING, peak_bytes=form.folding.layer))
-        brought = (
-            work.calls if streamed else 1
-        )  # both branches go through a block while it is there
+        brought = work.calls if streamed else 1  # both branches while a block is there
         made = int(every * run.made_bytes)
         return self._placed(DENOISER, strategy, form, run, kept, compute, made, passes=brought)
 

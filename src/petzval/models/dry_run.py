@@ -153,7 +153,8 @@ class _Books(TorchDispatchMode):
             self._enter(tensor, num_bytes=tensor.untyped_storage().nbytes())
         self.flops += flops
         packet = func.overloadpacket
-        if not (packet in flop_registry or func.is_view or packet.__name__ in _MOVES_NOTHING):
+        still = _shares(func, given, made) or packet.__name__ in _MOVES_NOTHING
+        if not (still or packet in flop_registry):
             self.moved += sum(tensor.nbytes for tensor in (*given, *made))
         scratch = self.scratch and packet.__name__ in _PRODUCTS
         extra = sum(tensor.nbytes for tensor in given) if scratch else 0
@@ -204,7 +205,8 @@ def _outcome(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple
     flops = 0 if counted is None else int(counted(*args, **kwargs, out_val=out))
     made = _tensors(out)
     parts = out if isinstance(out, tuple) else (out,)
-    if key is not None and len(made) == len(parts) and all(each.is_meta for each in made):
+    fresh = all(each.is_meta for each in made) and not _shares(func, _tensors(args), made)
+    if key is not None and fresh and len(made) == len(parts):
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[key] = _Known(
@@ -213,6 +215,14 @@ def _outcome(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple
             flops=flops,
         )
     return out, flops
+
+
+def _shares(func: Any, given: Sequence[Tensor], made: Sequence[Tensor]) -> bool:
+    """Whether results lie in memory that was given, unchanged; not every operation declares it."""
+    if func.is_view or func._schema.is_mutable:
+        return bool(func.is_view)
+    names = {each.untyped_storage()._cdata for each in given}  # pyright: ignore[reportPrivateUsage]
+    return any(each.untyped_storage()._cdata in names for each in made)  # pyright: ignore[reportPrivateUsage]
 
 
 def _signature(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
