@@ -57,6 +57,19 @@ def golden_ranks() -> dict[bytes, int]:
     return {bytes(byte_of[letter] for letter in name): rank for name, rank in names.items()}
 
 
+SPEEDS = Speeds(
+    flops=1e11,
+    cpu_flops=1e10,
+    decoded=1e9,
+    cpu_decoded=1e8,
+    copied=1e11,
+    cpu_copied=1e10,
+    cleared=1e9,
+    read=1e9,
+    sent=1e10,
+)
+"""Of an ordinary card beside an ordinary CPU, the same on every machine that tests."""
+
 QUICK_TO_READ = Speeds(
     flops=1e10,
     cpu_flops=1e10,

@@ -13,23 +13,11 @@ from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placemen
 from petzval.inference.planner import Budget, Planner
 from petzval.inference.planning import Planning
 from petzval.inference.residency import Residency
-from petzval.inference.speeds import Speeds
 from petzval.models.coded import CodedLinear
-from tests.support import TINY_CHECKPOINT
+from tests.support import SPEEDS, TINY_CHECKPOINT
 from tests.weights.formats import nvfp4, quantised_denoiser, saved, settings
 
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
-SPEEDS = Speeds(
-    flops=1e11,
-    cpu_flops=1e10,
-    decoded=1e9,
-    cpu_decoded=1e8,
-    copied=1e11,
-    cpu_copied=1e10,
-    cleared=1e9,
-    read=1e9,
-    sent=1e10,
-)
 
 
 @pytest.fixture(scope="module")

@@ -31,28 +31,16 @@ from petzval.inference.planner import Planner
 from petzval.inference.planning import MemoryWarning, Planning
 from petzval.inference.request import GenerationRequest
 from petzval.inference.residency import Residency
-from petzval.inference.speeds import Speeds
 from petzval.inference.terms import Budget, Terms
 from petzval.kernels import backends
 from petzval.models.gpt_oss import GptOssEncoder
 from petzval.weights.checkpoint import Checkpoint
-from tests.support import QUICK_TO_READ
+from tests.support import QUICK_TO_READ, SPEEDS
 
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 LARGE: dict[str, Any] = {**SMALL, "size": "256x256"}
 NARROW: dict[str, Any] = {**SMALL, "size": "128x256"}
-SPEEDS = Speeds(
-    flops=1e11,
-    cpu_flops=1e10,
-    decoded=1e9,
-    cpu_decoded=1e8,
-    copied=1e11,
-    cpu_copied=1e10,
-    cleared=1e9,
-    read=1e9,
-    sent=1e10,
-)
 
 
 def planned(folder: Path, limit: int | None = None, **options: Any) -> Pipeline:

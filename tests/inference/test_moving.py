@@ -24,30 +24,18 @@ from petzval.inference.planning import MemoryWarning, Planning
 from petzval.inference.projection import CACHE_VARIABLE
 from petzval.inference.request import GenerationRequest
 from petzval.inference.residency import Residency
-from petzval.inference.speeds import Speeds
 from petzval.inference.task import Ended, NamedLora, Stepped, Task, TaskEvent
 from petzval.inference.words import Words
 from petzval.models.vae import Autoencoder
 from petzval.weights.component import open_component
 from petzval.weights.convert import convert_component
 from tests.inference.test_loras import write_lora
-from tests.support import PATIENCE
+from tests.support import PATIENCE, SPEEDS
 from tests.weights.formats import comfyui_encoder, original_vae, saved, settings
 
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
-SPEEDS = Speeds(
-    flops=1e11,
-    cpu_flops=1e10,
-    decoded=1e9,
-    cpu_decoded=1e8,
-    copied=1e11,
-    cpu_copied=1e10,
-    cleared=1e9,
-    read=1e9,
-    sent=1e10,
-)
 
 
 def _out_of_memory(*args: object, **options: object) -> None:

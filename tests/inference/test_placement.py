@@ -32,27 +32,16 @@ from petzval.inference.placement import (
 from petzval.inference.planner import Budget, Planner, whole_seconds
 from petzval.inference.planning import MemoryWarning, Planning, as_json
 from petzval.inference.residency import Residency
-from petzval.inference.speeds import Speeds, measure_speeds
+from petzval.inference.speeds import measure_speeds
 from petzval.kernels import backends
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.source import total_bytes
-from tests.support import QUICK_TO_READ
+from tests.support import QUICK_TO_READ, SPEEDS
 
 CPU = torch.device("cpu")
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
 WORK = Work(grid=(4, 3), calls=2, branches=2, text_tokens=40)
-SPEEDS = Speeds(
-    flops=1e11,
-    cpu_flops=1e10,
-    decoded=1e9,
-    cpu_decoded=1e8,
-    copied=1e11,
-    cpu_copied=1e10,
-    cleared=1e9,
-    read=1e9,
-    sent=1e10,
-)
 
 
 @pytest.fixture(autouse=True)

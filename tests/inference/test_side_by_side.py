@@ -14,24 +14,13 @@ from torch import nn
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import DENOISER, Placement
 from petzval.inference.planner import Planner
-from petzval.inference.speeds import Speeds
 from petzval.models.mmdit import Pass
 from petzval.models.rope import mmdit_rope
 from petzval.weights import residence
 from petzval.weights.checkpoint import Checkpoint
+from tests.support import SPEEDS
 
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 3, "seed": 3}
-SPEEDS = Speeds(
-    flops=1e11,
-    cpu_flops=1e10,
-    decoded=1e9,
-    cpu_decoded=1e8,
-    copied=1e11,
-    cpu_copied=1e10,
-    cleared=1e9,
-    read=1e9,
-    sent=1e10,
-)
 
 
 def _streamed(pipeline: Pipeline, **options: Any) -> tuple[Pipeline, Placement]:
