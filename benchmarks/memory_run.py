@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=0)
-    print(json.dumps(run(parser.parse_args())))
+    options = parser.parse_args()
+    with _tight() if options.strategy else nullcontext():
+        print(json.dumps(run(options)))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,6 +114,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
+def _tight() -> Generator[None]:
+    """As under a limit that the placement just keeps, in the block: no room for a heap's holes."""
+    from petzval.inference.terms import Budget
+
+    def leaves_holes(self: Budget, device: str, ram_bytes: int) -> bool:
+        del self, device, ram_bytes
+        return False
+
+    with patch.object(Budget, "leaves_holes", leaves_holes):
+        yield
+
+
+@contextmanager
 def _loading_watched() -> Generator[list[float]]:
     """Seconds of each placement that is followed in the block."""
     from petzval.inference.placement import Placement
@@ -138,7 +153,6 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
     from petzval.inference.pipeline import Pipeline
     from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
     from petzval.inference.planner import Planner
-    from petzval.inference.terms import Budget
 
     encoder, denoiser, folded, rows = STRATEGIES[options.strategy]
     last = "resident" if encoder == "resident" else "staged"
@@ -149,15 +163,10 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
             first, second, third = (each.of(n).strategy for n in (ENCODER, DENOISER, AUTOENCODER))
             form = (first.residence, second.residence, second.folded, third.strip_rows)
             if form == (encoder, denoiser, folded, rows) and third.residence == last:
-                return replace(each, clears=True)  # see `tight`
+                return replace(each, clears=True)  # see `_tight`
         raise AssertionError(options.strategy)
 
-    def tight(self: Budget, device: str, ram_bytes: int) -> bool:
-        """As under a limit that the placement just keeps."""
-        del self, device, ram_bytes
-        return False
-
-    with patch.object(Planner, "choose", wanted), patch.object(Budget, "leaves_holes", tight):
+    with patch.object(Planner, "choose", wanted):
         return Pipeline.load(
             options.folder, device="cpu", dtype=options.dtype, memory="1000GB", request=request
         )

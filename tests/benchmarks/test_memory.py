@@ -59,8 +59,13 @@ def test_the_full_size_is_the_published_one() -> None:
 
 
 @linux
-@pytest.mark.parametrize("strategy", ["all resident", "streamed, folded, strips"])
-def test_the_predicted_peak_is_the_measured_one(folder: Path, strategy: str) -> None:
-    report = measured(folder, "--strategy", strategy, "--size", "256x256", "--steps", "2")
+@pytest.mark.parametrize(
+    ("strategy", "batch"),
+    [("all resident", 1), ("streamed, folded, strips", 1), ("streamed, folded, strips", 4)],
+)
+def test_the_predicted_peak_is_the_measured_one(folder: Path, strategy: str, batch: int) -> None:
+    words = ("--strategy", strategy, "--size", "256x256", "--steps", "2", "--batch", str(batch))
+    report = measured(folder, *words)
+    assert report["batch"] == batch
     assert keeps_to(report), report
     assert report["spread"] > 0
