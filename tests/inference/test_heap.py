@@ -19,6 +19,7 @@ def placed(device: str, weights: int) -> Placement:
         strategy=Strategy(residence="resident", device=device),
         stored=(),
         weight_bytes=weights,
+        staying_bytes=weights,
         working_bytes=0,
         kept_bytes=0,
         host_bytes=weights,

@@ -48,7 +48,11 @@ def smallest(pipeline: Pipeline) -> Placement:
     assert planning is not None
     work = planning.work(pipeline.plan(FOX, **SMALL))
     planner = Planner(planning.checkpoint, planning.device, planning.dtype, work, SPEEDS)
-    least = min(planner.placements, key=lambda each: each.peak_bytes)
+
+    def needs(placement: Placement) -> tuple[int, int]:
+        return placement.peak_bytes, sum(each.weight_bytes for each in placement.networks)
+
+    least = min(planner.placements, key=needs)
     assert least.of(ENCODER).strategy.residence == "streamed"
     assert least.of(DENOISER).strategy.residence == "streamed"
     return least

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from petzval.inference.drawer import CompileWarning, PipelineDrawer
 from petzval.inference.dry_networks import Work
 from petzval.inference.lone_encoder import held_bytes, load_prompt_encoder
 from petzval.inference.pipeline import Pipeline
-from petzval.inference.placement import ENCODER, Placement
+from petzval.inference.placement import ENCODER, Placement, Strategy
 from petzval.inference.plan import make_plan
 from petzval.inference.planner import Planner
 from petzval.inference.planning import Planning
@@ -33,9 +34,8 @@ from petzval.inference.terms import Budget, Terms
 from petzval.inference.variants import locate
 from petzval.kernels import backends
 from petzval.weights.checkpoint import Checkpoint
-from tests.inference.test_fitting import SPEEDS
 from tests.inference.test_loras import write_lora
-from tests.support import PATIENCE
+from tests.support import PATIENCE, QUICK_TO_READ
 
 FOX = "A red fox sleeping under a birch tree"
 SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 1.0, "seed": 3}
@@ -47,7 +47,7 @@ INK: tuple[NamedLora, ...] = (("ink", 1.0),)
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Predictions that do not depend on this machine nor on what the process holds."""
-    monkeypatch.setattr("petzval.inference.planning.measured_speeds", lambda *_: SPEEDS)
+    monkeypatch.setattr("petzval.inference.planning.measured_speeds", lambda *_: QUICK_TO_READ)
     monkeypatch.setattr(Planner, "_process_bytes", lambda _: 0)
     monkeypatch.setattr(backends, "resident_bytes", lambda: 0)
     monkeypatch.setattr("petzval.inference.pipeline.default_work", lambda _: WORK)
@@ -68,7 +68,12 @@ def peaks(pipeline: Pipeline) -> dict[str, int]:
     """For the usual picture: with all resident, that with everything at once, the least."""
     assert pipeline.planning is not None
     planner = Planner(
-        pipeline.planning.checkpoint, pipeline.device, pipeline.dtype, WORK, SPEEDS, baseline=0
+        pipeline.planning.checkpoint,
+        pipeline.device,
+        pipeline.dtype,
+        WORK,
+        QUICK_TO_READ,
+        baseline=0,
     )
     stays = [each for each in planner.placements if each.stays]
     first = min(stays, key=lambda each: each.peak_bytes)
@@ -322,11 +327,28 @@ def test_a_lone_encoder_keeps_the_limits(
     assert all(map(torch.equal, same.layers, expected.layers))
     with pytest.raises(PlacementError, match="the text encoder alone needs"):
         loaded(1000)
-    monkeypatch.setattr(lone_encoder, "_STRATEGIES", ("streamed",))
-    streamed = loaded(1_000_000_000)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert not streamed.use_prefix_cache and held_bytes(streamed, cpu) < held_bytes(roomy, cpu)
     assert held_bytes(roomy, cuda) == roomy.cache.max_bytes  # its numbers are elsewhere
-    [near] = streamed.encode([FOX])
-    for layer, other in zip(near.layers, expected.layers, strict=True):
-        assert torch.allclose(layer, other, rtol=1e-4, atol=1e-5)
+    held: list[int] = []
+    for kept in (5, 2, 0):
+
+        def keeping(strategy: Strategy, layers: int, kept: int = kept) -> list[Strategy]:
+            assert layers == 6
+            return [replace(strategy, kept_layers=kept)]
+
+        answers = iter([False, True, True])  # the whole encoder has no room
+
+        def within(need: int, limit: int | None, answers: Iterator[bool] = answers) -> bool:
+            del need, limit
+            return next(answers)
+
+        monkeypatch.setattr(lone_encoder, "with_kept_layers", keeping)
+        monkeypatch.setattr(lone_encoder, "_within", within)
+        streamed = loaded(1_000_000_000)
+        assert not streamed.use_prefix_cache
+        held.append(held_bytes(streamed, cpu))
+        [near] = streamed.encode([FOX])
+        for layer, other in zip(near.layers, expected.layers, strict=True):
+            assert torch.allclose(layer, other, rtol=1e-4, atol=1e-5)
+        assert held_bytes(streamed, cpu) == held[-1]
+    assert held_bytes(roomy, cpu) > held[0] > held[1] > held[2]

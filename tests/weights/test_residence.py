@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,43 @@ def test_the_thread_of_an_accelerator_brings_the_same(checkpoint: Checkpoint) ->
         part.release()
         assert part._pending == {}
     assert _held(model) == base
+
+
+@pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_layers_that_stay_are_passed_over(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, kept: tuple[int, ...], ahead: bool
+) -> None:
+    """Neither read nor put out, and the next one that comes is fetched while they run."""
+    expected = velocity_of(checkpoint.load_denoiser(torch.float32))
+    model = _denoiser(checkpoint)
+    reader = WeightReader(checkpoint.denoiser_source, torch.float32)
+    blocks, without = _blocks(model), [layer for _, layer in _modulation_layers(model)]
+    comes = [index for index in range(len(blocks)) if index not in kept]
+    fill(model, reader, without=[blocks[index][1] for index in comes])
+    for name, layer in _modulation_layers(model):
+        fill(layer, reader, name)
+    there = _held(model)
+    stream = StreamedWeights(blocks, reader, without=without, kept=kept, cyclic=True)
+    stream._fetcher = residence._Fetcher(reader, None) if ahead else None
+    read: list[int] = []
+    _read = residence._read
+
+    def watched(owners: Iterable[tuple[str, nn.Module]], reader: WeightReader) -> Iterator[object]:
+        owners = list(owners)
+        read.append(int(owners[0][0].split(".")[1]))
+        return _read(owners, reader)
+
+    monkeypatch.setattr(residence, "_read", watched)
+    for _ in range(2):
+        assert torch.equal(velocity_of(model), expected)
+    for index in range(len(blocks)):
+        with stream.visit(index):
+            assert _held(blocks[index][1]) > 0
+    assert list(stream._pending) == (comes[:1] if ahead else [])
+    assert read[: 3 * len(comes)] == 3 * comes
+    stream.release()
+    assert _held(model) == there
 
 
 def test_a_layer_that_fails_is_put_out(

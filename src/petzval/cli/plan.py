@@ -20,6 +20,7 @@ _FEW_BYTES = 1000
 _WORDS = {
     "staged": "loaded for its part of a picture, then freed",
     "streamed": "read layer by layer as it runs, never there as a whole",
+    "layers kept": "of a streamed network's, so many stay once they were read",
     "folded": "what depends on the step alone is computed once for all steps, its weights let go",
     "coded as its file": "kept in the file's own few bits, decoded layer by layer",
     "strips": "decoded in rows that join without seams",

@@ -24,7 +24,7 @@ from petzval.inference.dry_networks import (
     dry_denoiser,
     dry_encoder,
 )
-from petzval.inference.forms import Form, Reckoned, Weights, make_form
+from petzval.inference.forms import Amounts, Form, Reckoned, make_form
 from petzval.inference.placement import (
     AUTOENCODER,
     DENOISER,
@@ -117,15 +117,18 @@ class Footprints:
         passes = math.ceil(texts / together)
         # Of every text an operation; of every pass the decoding, of all experts and not of a few.
         work = run.less(decoding).times(layers * texts / together)
-        if not streamed:
+        decoded = form.decoded / self._decoding_speed(strategy)
+        compute = self._seconds(work, strategy) + passes * decoded
+        prefixed = 0.0
+        if not streamed:  # the prefix is run once, and then remembered
             prefix = dry(PREFIX_LENGTH, 1)
-            work = work.then(prefix.less(decoding).times(layers * texts))
-            run, passes = run.then(prefix), 2 * passes
-        speed = self._decoding_speed(strategy)
-        compute = self._seconds(work, strategy) + form.decoded * passes / speed
+            prefixed = self._seconds(prefix.less(decoding).times(layers), strategy) + decoded
+            run = run.then(prefix)
         made = work.made_bytes + decoding.times(layers * experts * passes).made_bytes
         kept = self._feature_bytes
-        return self._placed(ENCODER, strategy, form, run, kept, compute, made, passes=1)
+        return self._placed(
+            ENCODER, strategy, form, run, kept, compute, made, passes=1, once=prefixed
+        )
 
     @property
     def _feature_bytes(self) -> int:
@@ -147,6 +150,7 @@ class Footprints:
             strategy=strategy,
             stored=(),
             weight_bytes=0,
+            staying_bytes=0,
             working_bytes=0,
             kept_bytes=self._feature_bytes,
             host_bytes=0,
@@ -227,9 +231,8 @@ class Footprints:
 
     def _form(self, network: str, strategy: Strategy) -> Form:
         kept = strategy.residence != "staged"
-        plain = replace(
-            strategy, strip_rows=0, residence=strategy.residence if kept else "resident"
-        )
+        residence = strategy.residence if kept else "resident"
+        plain = replace(strategy, strip_rows=0, kept_layers=0, residence=residence)
         key = (network, plain, self._dtype, self._changed)
         return self._reckoned.forms.of(
             key, lambda: make_form(self._checkpoint, network, plain, self._dtype, self._changed)
@@ -254,12 +257,12 @@ class Footprints:
         speed = self._speeds.cpu_flops if strategy.device == "cpu" else self._speeds.flops
         return run.flops / speed + run.moved_bytes / self._copied(strategy)
 
-    def _bringing(self, weights: Weights, *, on_cpu: bool) -> tuple[float, float]:
+    def _bringing(self, amounts: Amounts, *, on_cpu: bool) -> tuple[float, float]:
         """Seconds of having weights once: of reading the files, and of what is done with it."""
         speeds = self._speeds
-        sent = 0.0 if on_cpu else weights.moved / speeds.sent
-        handled = weights.converted / speeds.cpu_copied + weights.unpacked / speeds.cpu_decoded
-        return weights.moved / speeds.read, handled + sent
+        sent = 0.0 if on_cpu else amounts.moved / speeds.sent
+        handled = amounts.converted / speeds.cpu_copied + amounts.unpacked / speeds.cpu_decoded
+        return amounts.moved / speeds.read, handled + sent
 
     def _placed(
         self,
@@ -272,37 +275,42 @@ class Footprints:
         made: int,
         *,
         passes: int,
+        once: float = 0.0,
     ) -> NetworkPlacement:
         """Put together: peaks of loading and of computing, seconds of both.
 
         Args:
             made: bytes of new tensors in computing a picture.
             passes: in which streamed layers are brought.
+            once: seconds of what only the first picture needs computed.
         """
         weights, folding = form.weights, form.folding
+        stays, comes = weights.parted(strategy.kept_of(len(weights.layers)))
         device = torch.device(strategy.device)
         on_cpu = device.type == "cpu"
         streamed = strategy.residence == "streamed"
         ahead = not on_cpu and "streams" not in backends.lacks(device)
-        layers = weights.layer * (2 if ahead else 1)
+        layers = stays.size + weights.layer * (2 if ahead else 1)
         # While weights are converted, the stored ones are mapped beside them.
         loading = weights.mapped + weights.unpacking if on_cpu else 0
         rows = (PREFIX_LENGTH + self._work.text_tokens) * _PAGES_OF_A_ROW
-        read, handled = self._bringing(weights, on_cpu=on_cpu)
-        fold = 0.0 if folding is None else sum(self._bringing(folding, on_cpu=on_cpu))
+        there = weights.base + min(weights.table, rows) + layers
+        read, handled = self._bringing(comes, on_cpu=on_cpu)
+        once += sum(self._bringing(stays, on_cpu=on_cpu))
+        once += 0.0 if folding is None else sum(self._bringing(folding.brought, on_cpu=on_cpu))
         if streamed:
             # Elsewhere a thread brings the next layer; here the system reads it, and that is all.
             beside, between = (read + handled, 0.0) if ahead else (read, handled)
             further = max(compute, passes * beside) + passes * between
-            seconds = further + fold
-            moved = weights.moved * passes
-            made += weights.made * passes
+            seconds = further + once
+            moved = comes.moved * passes
+            made += comes.made * passes
         else:
-            stays = strategy.residence == "resident"
-            seconds = read + handled + fold + compute
-            moved = 0 if stays else weights.moved
-            further = compute + (0.0 if stays else read + handled)
-            made += 0 if stays else weights.made
+            resident = strategy.residence == "resident"
+            seconds = read + handled + once + compute
+            moved = 0 if resident else comes.moved
+            further = compute + (0.0 if resident else read + handled)
+            made += 0 if resident else comes.made
         other = further
         if network == ENCODER:
             moved, further = 0, 0.0  # the features of a request's prompts are kept
@@ -310,12 +318,13 @@ class Footprints:
             network=network,
             strategy=strategy,
             stored=form.stored,
-            weight_bytes=weights.base + min(weights.table, rows) + layers,
+            weight_bytes=there,
+            staying_bytes=there if strategy.residence == "resident" else stays.size,
             working_bytes=max(run.peak_bytes, loading),
             kept_bytes=kept,
             host_bytes=0
             if on_cpu
-            else min(REMAP_BYTES, weights.moved) + 2 * weights.layer + weights.unpacking,
+            else min(REMAP_BYTES, weights.brought.moved) + 2 * weights.layer + weights.unpacking,
             moved_bytes=moved,
             seconds=seconds,
             further_seconds=further,

@@ -41,30 +41,66 @@ _MOST_FORMS, _MOST_RUNS = 64, 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Amounts:
+    """What it takes to bring some of a network's numbers.
+
+    Attributes:
+        size: bytes of them as they are used.
+        moved: bytes read from the files.
+        converted: bytes of these, with what is made of them: both pass through the CPU.
+        made: bytes that are new, and not the mapped files themselves.
+        unpacked: values that are decoded from another program's blocks.
+    """
+
+    size: int = 0
+    moved: int = 0
+    converted: int = 0
+    made: int = 0
+    unpacked: int = 0
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            size=self.size + other.size,
+            moved=self.moved + other.moved,
+            converted=self.converted + other.converted,
+            made=self.made + other.made,
+            unpacked=self.unpacked + other.unpacked,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """Bytes of a network's numbers.
+    """A network's numbers; bytes.
 
     Attributes:
         base: there all the time, without a table that is looked up in the file.
         table: of that one, all of it.
         layer: of the largest layer that comes and goes.
-        moved: read from the files each time all of it is brought.
-        converted: of these, with what is made of them: both pass through the CPU.
         mapped: of the files, beside what is made of them; 0 where that is the mapped file itself.
-        made: new, of all that is brought.
-        unpacked: values that are decoded from another program's blocks whenever they are read.
-        unpacking: the most that one tensor takes meanwhile.
+        unpacking: the most that one tensor takes while it is decoded.
+        brought: all that comes and goes; of a network without such layers, all but the table.
+        layers: of these each by itself, in the order of their calls.
     """
 
     base: int
     table: int
     layer: int
-    moved: int
-    converted: int
     mapped: int
-    made: int
-    unpacked: int
     unpacking: int
+    brought: Amounts
+    layers: tuple[Amounts, ...]
+
+    def parted(self, kept: Collection[int]) -> tuple[Amounts, Amounts]:
+        """What is brought once, and what is brought again and again.
+
+        Args:
+            kept: places of layers that stay.
+        """
+        if not kept:
+            return Amounts(), self.brought
+        once = [layer for index, layer in enumerate(self.layers) if index in kept]
+        again = [layer for index, layer in enumerate(self.layers) if index not in kept]
+        return sum(once, Amounts()), sum(again, Amounts())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -182,34 +218,45 @@ def _weights(
     without: Collection[nn.Module] = (),
 ) -> Weights:
     away = _ids(without)
-    streamed = [{id(each) for each in layer.modules()} - away for layer in layers]
+    groups = [{id(each) for each in layer.modules()} - away for layer in layers]
+    everywhere = set[int]().union(*groups)
     named = [(name, each) for name, each in network.named_modules() if id(each) not in away]
-    everywhere = set[int]().union(*streamed)
     tables = {id(each) for _, each in named if isinstance(each, EmbeddingRows)}
     sizes = {id(each): _own_bytes(each) for _, each in named}
     owners = {name: id(each) for name, each in named if id(each) not in tables}
-    again = (everywhere or {id(each) for _, each in named}) - tables
-    paths = {name for name, each in named if id(each) in again}
-    groups = streamed or [set(sizes)]
-    converted: dict[int, int] = {}
+    stored: dict[int, list[TensorDescription]] = {}
     for key, info in source.infos.items():
         owner = owners.get(key.rpartition(".")[0])
-        if owner is not None and _is_converted(info, source, strategy, number):
-            converted[owner] = converted.get(owner, 0) + info.num_bytes
-    mapped = [sum(converted.get(each, 0) for each in group) for group in groups]
-    read = [info for key, info in source.infos.items() if key.rpartition(".")[0] in paths]
-    packed = [info for info in read if packing_of(info)]
-    made = sum(sizes[each] for each in again if each in converted)
+        if owner is not None:
+            stored.setdefault(owner, []).append(info)
+
+    def copied(owner: int) -> int:
+        infos = stored.get(owner, ())
+        return sum(x.num_bytes for x in infos if _is_converted(x, source, strategy, number))
+
+    def amounts(group: Collection[int]) -> Amounts:
+        infos = [info for owner in group for info in stored.get(owner, ())]
+        made = sum(sizes[owner] for owner in group if copied(owner))
+        return Amounts(
+            size=sum(sizes[owner] for owner in group),
+            moved=sum(info.num_bytes for info in infos),
+            converted=made + sum(copied(owner) for owner in group),
+            made=made,
+            unpacked=sum(x.num_elements for x in infos if packing_of(x) and x.dtype != "U8"),
+        )
+
+    each = tuple(amounts(group) for group in groups)
+    again = (everywhere or set(sizes)) - tables
+    packed = [info for owner in again for info in stored.get(owner, ()) if packing_of(info)]
+    mapped = [sum(copied(owner) for owner in group) for group in groups or [set(sizes)]]
     return Weights(
-        base=sum(size for each, size in sizes.items() if each not in everywhere | tables),
-        table=sum(sizes[each] for each in tables),
-        layer=max((sum(sizes[each] for each in layer) for layer in streamed), default=0),
-        moved=sum(info.num_bytes for info in read),
-        converted=made + sum(size for each, size in converted.items() if each in again),
+        base=sum(size for owner, size in sizes.items() if owner not in everywhere | tables),
+        table=sum(sizes[owner] for owner in tables),
+        layer=max((layer.size for layer in each), default=0),
         mapped=min(REMAP_BYTES, max(mapped)),
-        made=made,
-        unpacked=sum(info.num_elements for info in packed if info.dtype != "U8"),
         unpacking=max((_unpacking_bytes(info) for info in packed), default=0),
+        brought=amounts(again),
+        layers=each,
     )
 
 

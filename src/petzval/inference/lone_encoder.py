@@ -10,7 +10,8 @@ from petzval.conditioning.tokenizer import DEFAULT_MAX_TOKENS
 from petzval.errors import PlacementError
 from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
-from petzval.inference.placement import ENCODER, NetworkPlacement, Residence, Strategy, spell_bytes
+from petzval.inference.placement import ENCODER, NetworkPlacement, Strategy, spell_bytes
+from petzval.inference.planner import with_kept_layers
 from petzval.inference.planning import Planning
 from petzval.inference.residency import (
     Stage,
@@ -26,12 +27,10 @@ from petzval.weights.residence import WeightReader
 _CACHE_BYTES = 1 << 26
 """Features that are kept under limits."""
 
-_STRATEGIES: tuple[Residence, ...] = ("resident", "streamed")
-"""The faster first."""
-
 
 def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
-    """A checkpoint's prompt encoder: whole where the limits have room for it, else streamed.
+    """A checkpoint's prompt encoder: whole where the limits have room for it, else streamed, with
+    as many layers kept as there is room for.
 
     Args:
         planning: of a process that draws nothing.
@@ -48,12 +47,12 @@ def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
         return PromptEncoder(encoder, tokenizer, checkpoint_id=checkpoint.identity)
     strategy, ram = _strategy(planning, beside)
     settle_heap(planning.budget, str(planning.device), ram)
-    streamed = strategy.residence == "streamed"
     encoder = build_encoder(checkpoint, strategy, planning.dtype)
     reader = WeightReader(
         checkpoint.encoder_source, parameter_dtype(planning.dtype), planning.device
     )
-    stage = Stage(encoder, reader, streamed=encoder_layers(encoder) if streamed else ())
+    layers = encoder_layers(encoder) if strategy.residence == "streamed" else ()
+    stage = Stage(encoder, reader, streamed=layers, kept=strategy.kept_of(len(layers)))
     stage.bring()
     return PromptEncoder(
         encoder,
@@ -61,7 +60,7 @@ def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
         checkpoint_id=checkpoint.identity,
         cache_size=_CACHE_BYTES,
         max_batch=1,
-        use_prefix_cache=not streamed,
+        use_prefix_cache=not layers,
     )
 
 
@@ -89,12 +88,14 @@ def _strategy(planning: Planning, beside: int) -> tuple[Strategy, int]:
         own = placed.peak_bytes + placed.kept_bytes + _CACHE_BYTES
         return (base + own, base + own) if on_cpu else (beside + own, base + placed.host_bytes)
 
-    found = [Strategy(residence=each, device=str(planning.device)) for each in _STRATEGIES]
-    for strategy in found:
+    device, layers = str(planning.device), planning.checkpoint.encoder_config.num_hidden_layers
+    streamed = with_kept_layers(Strategy(residence="streamed", device=device), layers)
+    fastest_first = [Strategy(residence="resident", device=device), *streamed]
+    for strategy in fastest_first:
         memory, ram = needs(footprints.of(ENCODER, strategy))
         if _within(memory, limits.memory) and _within(ram, limits.ram):
             return strategy, ram
-    memory, ram = needs(footprints.of(ENCODER, found[-1]))
+    memory, ram = needs(footprints.of(ENCODER, fastest_first[-1]))
     raise PlacementError(
         f"the text encoder alone needs {spell_bytes(memory)} of memory and {spell_bytes(ram)} of "
         "RAM, its layers read one by one",

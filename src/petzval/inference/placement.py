@@ -55,6 +55,7 @@ class Strategy:
         coded: denoiser: the blocks' matrices stay in the codes of a quantised file, and are decoded
             at each call.
         strip_rows: autoencoder: rows of a strip; 0 decodes the picture at once.
+        kept_layers: streamed: how many of the layers, once read, stay all the same.
     """
 
     residence: Residence
@@ -63,6 +64,14 @@ class Strategy:
     storage: Storage = "exact"
     coded: bool = False
     strip_rows: int = 0
+    kept_layers: int = 0
+
+    def kept_of(self, count: int) -> tuple[int, ...]:
+        """Which of so many layers stay: spread evenly, that one that does not is fetched behind
+        the work of those that do.
+        """
+        kept = min(self.kept_layers, count)
+        return tuple(i for i in range(count) if i * kept // count < (i + 1) * kept // count)
 
     @property
     def exact(self) -> bool:
@@ -71,6 +80,7 @@ class Strategy:
 
     def __str__(self) -> str:
         words: list[str] = [self.residence]
+        words += [f"{self.kept_layers} layers kept"] if self.kept_layers else []
         words += ["folded"] if self.folded else []
         words += [self.storage] if self.storage != "exact" else []
         words += ["coded as its file"] if self.coded else []
@@ -85,6 +95,7 @@ class NetworkPlacement:
     Attributes:
         stored: (safetensors' name of a type, or of a packed format, bytes) as the files have them.
         weight_bytes: on its device while it is there, streamed layers included.
+        staying_bytes: of these what is there while the others compute, too.
         working_bytes: the most its computation holds beside them.
         kept_bytes: what outlives it until the picture is done: features, modulations.
         host_bytes: in RAM on the way to another device: mapped pages, pinned layers.
@@ -100,6 +111,7 @@ class NetworkPlacement:
     strategy: Strategy
     stored: tuple[tuple[str, int], ...]
     weight_bytes: int
+    staying_bytes: int
     working_bytes: int
     kept_bytes: int
     host_bytes: int
@@ -119,6 +131,7 @@ class NetworkPlacement:
         return replace(
             self,
             weight_bytes=max(self.weight_bytes, other.weight_bytes),
+            staying_bytes=max(self.staying_bytes, other.staying_bytes),
             working_bytes=max(self.working_bytes, other.working_bytes),
             kept_bytes=max(self.kept_bytes, other.kept_bytes),
             host_bytes=max(self.host_bytes, other.host_bytes),
@@ -237,15 +250,13 @@ class Placement:
         return device.split(":")[0] == "cpu"
 
     def _peak(self, device: str) -> int:
-        """The stage that needs most: its own, and what is resident or kept beside it."""
+        """The stage that needs most: its own, and what stays or is kept beside it."""
         peaks = [0]
         there = [each for each in self.networks if each.strategy.device == device]
         kept = sum(each.kept_bytes for each in self.networks) if device == self.device else 0
         for stage in there:
             others = [each for each in there if each is not stage]
-            beside = sum(
-                each.weight_bytes for each in others if each.strategy.residence == "resident"
-            )
+            beside = sum(each.staying_bytes for each in others)
             peaks.append(stage.peak_bytes + beside + kept)
         return max(peaks)
 

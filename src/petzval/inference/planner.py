@@ -41,6 +41,9 @@ _AS_FAST = 1.05
 PICTURES = 4
 """A plan is to be the fastest for so many prompts, the first of which reads the weights."""
 
+_PARTS = 8
+"""Of the layers that are streamed, so many parts may stay where there is room for them."""
+
 _STEP_DOWN = 0.9
 """After memory ran out, the next plan is predicted to need at most this share of the last one."""
 
@@ -169,7 +172,7 @@ class Planner:
                 for each in self._of(storage)
                 if holds(each)
             ]
-            if held:
+            if held := _without_needless(held):
                 enough = _AS_FAST * min(whole_seconds(each) for each in held)
                 return min((x for x in held if whole_seconds(x) <= enough), key=_plainness)
         return None
@@ -189,7 +192,8 @@ class Planner:
         encoders = [Strategy(residence="resident", device=device)]
         if self._encodes:
             encoders += [Strategy(residence="staged", device=device)]
-            encoders += [Strategy(residence="streamed", device=device)]
+            streamed = Strategy(residence="streamed", device=device)
+            encoders += with_kept_layers(streamed, self.checkpoint.encoder_config.num_hidden_layers)
         if self._encodes and self.device.type != "cpu":
             encoders += [Strategy(residence="resident", device="cpu")]
             encoders += [Strategy(residence="streamed", device="cpu")]
@@ -211,6 +215,8 @@ class Planner:
             for residence, folded in forms
             for coded in (self._codes if storage == "exact" else (False,))
         ]
+        blocks = self.checkpoint.denoiser_config.num_layers
+        denoisers = [kept for each in denoisers for kept in with_kept_layers(each, blocks)]
         stays: tuple[Residence, ...] = ("resident", "staged")
         decoders = [
             Strategy(residence=residence, device=device, strip_rows=rows)
@@ -269,6 +275,19 @@ class Planner:
         )
 
 
+def with_kept_layers(strategy: Strategy, layers: int) -> list[Strategy]:
+    """A strategy, and where it streams its layers those with some of them kept, the most first.
+
+    Args:
+        strategy: of a network, none kept.
+        layers: that it has.
+    """
+    if strategy.residence != "streamed":
+        return [strategy]
+    counts = sorted({layers * part // _PARTS for part in range(_PARTS)}, reverse=True)
+    return [replace(strategy, kept_layers=count) for count in counts]
+
+
 def _rounded_up(count: int) -> str:
     """In whole hundreds of megabytes, as the options read it."""
     return f"{-(-count // 100_000_000) * 100}MB"
@@ -279,9 +298,30 @@ def whole_seconds(placement: Placement) -> float:
     return placement.seconds + (PICTURES - 1) * placement.other_seconds
 
 
+def _without_needless(held: list[Placement]) -> list[Placement]:
+    """Those that keep layers for want of room alone: not where the whole network may stay."""
+
+    def strategies(placement: Placement) -> tuple[Strategy, ...]:
+        return tuple(each.strategy for each in placement.networks)
+
+    def whole(strategy: Strategy) -> Strategy:
+        kept = strategy.kept_layers > 0
+        return replace(strategy, residence="resident", kept_layers=0) if kept else strategy
+
+    there = {strategies(each) for each in held}
+
+    def needed(placement: Placement) -> bool:
+        own = strategies(placement)
+        roomier = tuple(map(whole, own))
+        return roomier == own or roomier not in there
+
+    return [each for each in held if needed(each)]
+
+
 def _plainness(placement: Placement) -> tuple[int, int, float]:
     """Fewer networks that move, then fewer extras, then faster."""
     networks = placement.networks
     moving = sum(each.strategy.residence != "resident" for each in networks)
-    extras = sum(each.strategy.folded + bool(each.strategy.strip_rows) for each in networks)
+    held = [each.strategy for each in networks]
+    extras = sum(x.folded + bool(x.strip_rows) + bool(x.kept_layers) for x in held)
     return (moving, extras, whole_seconds(placement))

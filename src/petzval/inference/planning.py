@@ -369,5 +369,6 @@ def as_json(placement: Placement) -> Mapping[str, object]:
         "ram_bytes": placement.ram_bytes,
         "seconds": placement.seconds,
         "further_seconds": placement.further_seconds,
+        "other_seconds": placement.other_seconds,
     }
     return to_mapping(placement) | sums

@@ -19,7 +19,6 @@ from petzval.inference.placement import (
     AUTOENCODER,
     DENOISER,
     ENCODER,
-    NETWORKS,
     Placement,
     Storage,
     Strategy,
@@ -155,6 +154,7 @@ class Stage:
         network: without numbers.
         reader: of its component.
         streamed: layers that are there only while they run.
+        kept: places of those among them that stay once they were there.
         folded: layers that are there only while a schedule is evaluated.
         cyclic: after the last streamed layer comes the first again.
 
@@ -168,6 +168,7 @@ class Stage:
         reader: WeightReader,
         *,
         streamed: Layers = (),
+        kept: Collection[int] = (),
         folded: Layers = (),
         cyclic: bool = False,
     ) -> None:
@@ -176,11 +177,15 @@ class Stage:
         self._lock = threading.Lock()  # two threads may ask for the same network
         self._reader = reader
         self._without: Collection[nn.Module] = [layer for _, layer in (*streamed, *folded)]
-        folded_layers = [layer for _, layer in folded]
+        self._folded = [layer for _, layer in folded]
+        self._kept: Layers = [streamed[index] for index in kept]
+        self._kept_are_there = False
         self._streams: list[StreamedWeights] = []
         self.visit: Visit | None = None
         if streamed:
-            stream = StreamedWeights(streamed, reader, without=folded_layers, cyclic=cyclic)
+            stream = StreamedWeights(
+                streamed, reader, without=self._folded, kept=kept, cyclic=cyclic
+            )
             self.visit = stream.visit
             self._streams.append(stream)
         if folded:
@@ -193,17 +198,26 @@ class Stage:
                 return
             try:
                 fill(self.network, self._reader, without=self._without)
+                for name, layer in () if self._kept_are_there else self._kept:
+                    fill(layer, self._reader, name, self._folded)
             except BaseException:
+                self._kept_are_there = False
                 vacate(self.network)
                 raise
-            self.there = True
+            self.there = self._kept_are_there = True
 
     def release(self) -> None:
-        """Put all numbers out."""
+        """Put out the numbers that do not stay."""
         for stream in self._streams:
             stream.release()
-        vacate(self.network)
+        vacate(self.network, [layer for _, layer in self._kept])
         self.there = False
+
+    def put_out(self) -> None:
+        """Put out all numbers."""
+        self.release()
+        vacate(self.network)
+        self._kept_are_there = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -374,14 +388,14 @@ class Residency:
     def put_out(self) -> None:
         """Put out what can be brought again; nothing where all networks are there for good."""
         for stage in self._stages.values():
-            stage.release()
+            stage.put_out()
         if self._stages:
             backends.give_back(self.device)
 
     def release(self) -> None:
         """Put everything out, what is there for good as well."""
         for stage in self._stages.values():
-            stage.release()
+            stage.put_out()
         for network in (self.networks.encoder, self.networks.denoiser, self.networks.autoencoder):
             vacate(network)
         backends.give_back(self.device)
@@ -402,23 +416,26 @@ def _stages(
     networks: Networks, sources: Mapping[str, Source], placement: Placement, loras: Loras
 ) -> dict[str, Stage]:
     number = parameter_dtype(getattr(torch, placement.dtype))
-    strategies = {name: placement.of(name).strategy for name in NETWORKS}
-    streamed = [name for name, each in strategies.items() if each.residence == "streamed"]
+    encoding, drawing = placement.of(ENCODER).strategy, placement.of(DENOISER).strategy
 
     def reader(name: str, loras: Loras = ()) -> WeightReader:
-        return WeightReader(sources[name], number, strategies[name].device, loras=loras)
+        return WeightReader(sources[name], number, placement.of(name).strategy.device, loras=loras)
 
+    layers = encoder_layers(networks.encoder) if encoding.residence == "streamed" else ()
+    blocks = denoiser_blocks(networks.denoiser) if drawing.residence == "streamed" else ()
     return {
         ENCODER: Stage(
             networks.encoder,
             reader(ENCODER),
-            streamed=encoder_layers(networks.encoder) if ENCODER in streamed else (),
+            streamed=layers,
+            kept=encoding.kept_of(len(layers)),
         ),
         DENOISER: Stage(
             networks.denoiser,
             reader(DENOISER, loras),
-            streamed=denoiser_blocks(networks.denoiser) if DENOISER in streamed else (),
-            folded=modulation_layers(networks.denoiser) if strategies[DENOISER].folded else (),
+            streamed=blocks,
+            kept=drawing.kept_of(len(blocks)),
+            folded=modulation_layers(networks.denoiser) if drawing.folded else (),
             cyclic=True,
         ),
         AUTOENCODER: Stage(networks.autoencoder, reader(AUTOENCODER)),

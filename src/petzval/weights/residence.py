@@ -229,6 +229,7 @@ class StreamedWeights:
         layers: (name with a dot at the end, layer) in the order of their calls, which may repeat.
         reader: of their component.
         without: parts of the layers that somebody else fills.
+        kept: places of layers that somebody else has there for good.
         cyclic: after the last layer comes the first again, and is fetched early as well.
     """
 
@@ -238,10 +239,13 @@ class StreamedWeights:
         reader: WeightReader,
         *,
         without: Collection[nn.Module] = (),
+        kept: Collection[int] = (),
         cyclic: bool = False,
     ) -> None:
         self._layers = tuple(layers)
-        self._cyclic = cyclic
+        moving = [index for index in range(len(self._layers)) if index not in kept]
+        behind = [*moving[1:], moving[0] if cyclic else None] if moving else []
+        self._following = dict(zip(moving, behind, strict=True))
         self._reader = reader
         self._without = tuple(without)
         self._fetcher = None
@@ -249,7 +253,8 @@ class StreamedWeights:
             self._fetcher = _Fetcher(reader, torch.Stream(reader.device))
         self._pending: dict[int, Future[_Fetched]] = {}
         self._visited: int | None = None
-        for index, (_, layer) in enumerate(self._layers):
+        for index in self._following:
+            layer = self._layers[index][1]
             layer.register_forward_pre_hook(self._entrance(index))
             layer.register_forward_hook(self._exit(index), always_call=True)
 
@@ -257,12 +262,15 @@ class StreamedWeights:
         """Put out what is there or on its way; what could not be read matters no more."""
         wait(self._pending.values())
         self._pending.clear()
-        for _, layer in self._layers:
-            vacate(layer, self._without)
+        for index in self._following:
+            vacate(self._layers[index][1], self._without)
 
     @contextmanager
     def visit(self, index: int) -> Generator[None]:
         """A layer's weights are there for all calls of it in the block of code: read once."""
+        if index not in self._following:
+            yield
+            return
         self._visited = index
         try:
             self._bring(index)
@@ -289,17 +297,16 @@ class StreamedWeights:
 
     def _bring(self, index: int) -> None:
         name, layer = self._layers[index]
-        following = (index + 1) % len(self._layers)
-        has_next = following > 0 or self._cyclic
+        following = self._following[index]
         if self._fetcher is None:
             fill(layer, self._reader, name, self._without)
-            if has_next:
+            if following is not None:
                 self._reader.read_ahead(self._layers[following][0])
             return
         fetching = self._fetch(index)
         del self._pending[index]  # or one that failed would fail for ever
         fetching.result().install()
-        if has_next:
+        if following is not None:
             self._fetch(following)
 
     def _put_out(self, index: int) -> None:
