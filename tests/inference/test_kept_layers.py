@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from petzval.inference import stage
 from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
 from petzval.inference.pipeline import Pipeline
@@ -128,20 +129,18 @@ def test_layers_that_could_not_be_read_leave_nothing(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     residency = Residency.follow(checkpoint, _placement(checkpoint))
-    from petzval.inference import residency as module
-
-    fill = module.fill
+    fill = stage.fill
 
     def fail(network: nn.Module, *arguments: Any, **options: Any) -> None:
         fill(network, *arguments, **options)
         if network is residency.networks.denoiser.transformer_blocks[2]:
             raise MemoryError
 
-    monkeypatch.setattr(module, "fill", fail)
+    monkeypatch.setattr(stage, "fill", fail)
     with pytest.raises(MemoryError):
         residency.bring(DENOISER)
     assert _there(residency.networks.denoiser) == 0
-    monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(stage, "fill", fill)
     residency.bring(DENOISER)
     assert _there(residency.networks.denoiser) > 0
 

@@ -14,13 +14,13 @@ from petzval.inference.placement import ENCODER, NetworkPlacement, Strategy, spe
 from petzval.inference.planner import with_kept_layers
 from petzval.inference.planning import Planning
 from petzval.inference.residency import (
-    Stage,
     build_encoder,
     encoder_layers,
     parameter_dtype,
     settle_heap,
 )
 from petzval.inference.speeds import measured_speeds
+from petzval.inference.stage import Stage
 from petzval.kernels import backends
 from petzval.weights.residence import WeightReader
 

@@ -6,13 +6,11 @@ come and go (`weights.residence`). What holds a network therefore never holds it
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
 from petzval.inference.dry_networks import Work
 from petzval.inference.placement import (
@@ -23,6 +21,7 @@ from petzval.inference.placement import (
     Storage,
     Strategy,
 )
+from petzval.inference.stage import Layers, Stage
 from petzval.inference.terms import Budget, Terms
 from petzval.kernels import backends
 from petzval.models.gpt_oss import GptOssEncoder
@@ -34,12 +33,10 @@ from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.kept_codes import coded_layers, keep_codes
 from petzval.weights.lora import Lora, changed_layers
 from petzval.weights.manifest import build_on_meta
-from petzval.weights.residence import EmbeddingRows, StreamedWeights, WeightReader, fill, vacate
+from petzval.weights.residence import EmbeddingRows, WeightReader, vacate
 from petzval.weights.source import Source, packing_of
 
 Loras: TypeAlias = Sequence[tuple[Lora, float]]
-Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
-"""(name with a dot at the end, layer), in the order of their calls."""
 
 _TABLE = "model.embed_tokens.weight"
 
@@ -145,79 +142,6 @@ def modulation_layers(denoiser: MMDiT) -> Layers:
         for name in ("img_mod", "txt_mod")
         for place, block in denoiser_blocks(denoiser)
     ]
-
-
-class Stage:
-    """One network and its numbers.
-
-    Args:
-        network: without numbers.
-        reader: of its component.
-        streamed: layers that are there only while they run.
-        kept: places of those among them that stay once they were there.
-        folded: layers that are there only while a schedule is evaluated.
-        cyclic: after the last streamed layer comes the first again.
-
-    Attributes:
-        visit: has a streamed layer's numbers there for several calls; None where none is streamed.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        reader: WeightReader,
-        *,
-        streamed: Layers = (),
-        kept: Collection[int] = (),
-        folded: Layers = (),
-        cyclic: bool = False,
-    ) -> None:
-        self.network = network
-        self.there = False
-        self._lock = threading.Lock()  # two threads may ask for the same network
-        self._reader = reader
-        self._without: Collection[nn.Module] = [layer for _, layer in (*streamed, *folded)]
-        self._folded = [layer for _, layer in folded]
-        self._kept: Layers = [streamed[index] for index in kept]
-        self._kept_are_there = False
-        self._streams: list[StreamedWeights] = []
-        self.visit: Visit | None = None
-        if streamed:
-            stream = StreamedWeights(
-                streamed, reader, without=self._folded, kept=kept, cyclic=cyclic
-            )
-            self.visit = stream.visit
-            self._streams.append(stream)
-        if folded:
-            self._streams.append(StreamedWeights(folded, reader))
-
-    def bring(self) -> None:
-        """Fill in the numbers that are to be there: all of them, or none where that fails."""
-        with self._lock:
-            if self.there:
-                return
-            try:
-                fill(self.network, self._reader, without=self._without)
-                for name, layer in () if self._kept_are_there else self._kept:
-                    fill(layer, self._reader, name, self._folded)
-            except BaseException:
-                self._kept_are_there = False
-                vacate(self.network)
-                raise
-            self.there = self._kept_are_there = True
-
-    def release(self) -> None:
-        """Put out the numbers that do not stay."""
-        for stream in self._streams:
-            stream.release()
-        vacate(self.network, [layer for _, layer in self._kept])
-        self.there = False
-
-    def put_out(self) -> None:
-        """Put out all numbers."""
-        self.release()
-        vacate(self.network)
-        self._kept_are_there = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
