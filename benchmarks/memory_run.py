@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from petzval.inference.request import GenerationRequest
 
 STRATEGIES = {
-    "all resident": ("resident", "resident", False, 0),
-    "staged": ("staged", "staged", False, 0),
-    "staged, folded, strips": ("staged", "staged", True, 64),
-    "streamed, folded, strips": ("streamed", "streamed", True, 64),
+    "all resident": ("resident", "resident", False, 0, 0),
+    "staged": ("staged", "staged", False, 0, 0),
+    "staged, folded, strips": ("staged", "staged", True, 64, 0),
+    "streamed, folded, strips": ("streamed", "streamed", True, 64, 0),
+    "streamed, half of it kept": ("streamed", "streamed", True, 64, 2),
 }
-"""Name → residence of encoder and denoiser, folding, rows of a strip."""
+"""Name → residence of encoder and denoiser, folding, rows of a strip, layers of each kept."""
 
 
 def main() -> None:
@@ -154,19 +155,21 @@ def _follow(options: argparse.Namespace, request: GenerationRequest) -> Pipeline
     from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
     from petzval.inference.planner import Planner
 
-    encoder, denoiser, folded, rows = STRATEGIES[options.strategy]
+    encoder, denoiser, folded, rows, kept = STRATEGIES[options.strategy]
     last = "resident" if encoder == "resident" else "staged"
 
-    def wanted(self: Planner, budget: object) -> Placement:
+    def choose(self: Planner, budget: object) -> Placement:
         del budget
         for each in self.placements:
             first, second, third = (each.of(n).strategy for n in (ENCODER, DENOISER, AUTOENCODER))
             form = (first.residence, second.residence, second.folded, third.strip_rows)
-            if form == (encoder, denoiser, folded, rows) and third.residence == last:
+            layers = (first.kept_layers, second.kept_layers)
+            wanted = form == (encoder, denoiser, folded, rows) and layers == (kept, kept)
+            if wanted and third.residence == last:
                 return replace(each, clears=True)  # see `_tight`
         raise AssertionError(options.strategy)
 
-    with patch.object(Planner, "choose", wanted):
+    with patch.object(Planner, "choose", choose):
         return Pipeline.load(
             options.folder, device="cpu", dtype=options.dtype, memory="1000GB", request=request
         )

@@ -61,7 +61,12 @@ def test_the_full_size_is_the_published_one() -> None:
 @linux
 @pytest.mark.parametrize(
     ("strategy", "batch"),
-    [("all resident", 1), ("streamed, folded, strips", 1), ("streamed, folded, strips", 4)],
+    [
+        ("all resident", 1),
+        ("streamed, folded, strips", 1),
+        ("streamed, folded, strips", 4),
+        ("streamed, half of it kept", 1),
+    ],
 )
 def test_the_predicted_peak_is_the_measured_one(folder: Path, strategy: str, batch: int) -> None:
     words = ("--strategy", strategy, "--size", "256x256", "--steps", "2", "--batch", str(batch))
