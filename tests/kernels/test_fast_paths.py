@@ -299,6 +299,20 @@ def test_the_reference_block_ends_where_it_says() -> None:
     assert torch.equal(dispatch.rms_norm(x, weight, 1e-6), before)
 
 
+@pytest.mark.parametrize("collapsing", [("cpu",), ()])
+def test_the_doubling_that_is_named_is_the_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, collapsing: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(dispatch, "COLLAPSING", collapsing)
+    x, weight, bias = torch.randn(1, 8, 5, 6), torch.randn(4, 8, 3, 3), torch.randn(4)
+    chosen, other = (fast, reference) if collapsing else (reference, fast)
+    got = dispatch.upsample_convolution(x, weight, bias)
+    assert torch.equal(got, chosen.upsample_convolution(x, weight, bias))
+    assert not torch.equal(got, other.upsample_convolution(x, weight, bias))
+    named = {c.operation: c.kernel for c in dispatch.describe(torch.device("cpu"))}
+    assert ("2x2" in named["upsampling convolution"]) == bool(collapsing)
+
+
 def test_every_choice_has_a_reason() -> None:
     choices = dispatch.describe(torch.device("cpu"))
     assert len({choice.operation for choice in choices}) == len(choices) >= 5

@@ -78,7 +78,7 @@ def test_a_registry_of_ones_own_adds_and_replaces(
     assert find_mirror("lens").repository == "a/b"
     assert find_mirror("lens-base").repository == "Jinstudio/Lens-Base"
     monkeypatch.setenv("PETZVAL_REGISTRY", str(tmp_path / "absent.json"))
-    with pytest.raises(ConfigError, match=r"absent\.json"):
+    with pytest.raises(ConfigError, match=r"absent\.json: no such file, but PETZVAL_REGISTRY"):
         mirrors()
 
 

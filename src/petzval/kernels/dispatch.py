@@ -91,6 +91,7 @@ class KernelChoice:
 def describe(device: torch.device) -> list[KernelChoice]:
     """The kernels that this device would use, with the reason for each."""
     scaled = backends.half_dtype(device) == torch.float16
+    collapsing = device.type in COLLAPSING
     has_complex = fast.has_complex(device)
     graphs, graphs_reason = graphs_ready(device)
     packed, packed_reason = varlen.choose(device, torch.bfloat16)
@@ -135,7 +136,9 @@ def describe(device: torch.device) -> list[KernelChoice]:
         KernelChoice(
             operation="block products",
             kernel="float16, scaled by powers of two" if scaled else "torch linear",
-            reason="no bfloat16 here, and float16 alone overflows" if scaled else "bfloat16 holds",
+            reason="no bfloat16 here, and float16 alone overflows"
+            if scaled
+            else "bfloat16 and float32 hold all of the model's values",
         ),
         KernelChoice(operation="packed attention", kernel=packed, reason=packed_reason),
         KernelChoice(
@@ -150,10 +153,10 @@ def describe(device: torch.device) -> list[KernelChoice]:
         ),
         KernelChoice(
             operation="upsampling convolution",
-            kernel="four 2x2 convolutions" if device.type == "cuda" else "interpolate + 3x3",
+            kernel="four 2x2 convolutions" if collapsing else "interpolate + 3x3",
             reason="16 products in place of 36 per small pixel"
-            if device.type == "cuda"
-            else "memory traffic outweighs the saved products on this device",
+            if collapsing
+            else f"the collapsed form was never tried on {device.type}",
         ),
         KernelChoice(
             operation="MXFP4 experts",

@@ -245,6 +245,11 @@ def mirrors() -> Mapping[str, Mirror]:
         ConfigError: as `read_registry`.
     """
     own = os.environ.get(REGISTRY_VARIABLE)
+    if own and not Path(own).exists():
+        raise ConfigError(
+            f"{own}: no such file, but {REGISTRY_VARIABLE} names it",
+            f"unset {REGISTRY_VARIABLE}, or have it name a registry of your own mirrors",
+        )
     return {**_built_in(), **(read_registry(Path(own)) if own else {})}
 
 
