@@ -60,6 +60,28 @@ def test_the_table_names_every_network_and_the_sums(
     assert "folded  " not in out  # only words that this plan uses are explained
 
 
+def test_pictures_that_run_together(run: Run, golden_checkpoint: Path, speeds: Path) -> None:
+    words = ("plan", "--model", golden_checkpoint, "--size", "256x256", "--device", "cpu")
+    words = (*words, "--speeds", speeds)
+    documents = {}
+    for batch in (1, 3):
+        code, out, _ = run(*words, "--batch-size", batch, "--json")
+        assert code == 0
+        documents[batch] = json.loads(out)
+        assert documents[batch]["batch"] == batch
+    one, three = (documents[batch]["networks"] for batch in (1, 3))
+    for alone, together in zip(one, three, strict=True):
+        assert together["weight_bytes"] == alone["weight_bytes"]
+    assert three[2]["working_bytes"] > 2 * one[2]["working_bytes"]
+    assert documents[3]["other_seconds"] > 2 * documents[1]["other_seconds"]
+    code, out, _ = run(*words, "--batch-size", "3")
+    assert "picture       3 at once of 256x256" in out
+    assert "3 further ones" in out
+    code, _, err = run(*words, "--batch-size", "0")
+    assert code == 2
+    assert "--batch-size" in err
+
+
 def test_the_document_and_a_tight_limit(
     run: Run, golden_checkpoint: Path, speeds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,12 @@ def plan(
     allow_any_size: options.AllowAnySize = False,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            help="Pictures that run together, as `petzval serve` has it.", min=1, max=1024
+        ),
+    ] = 1,
     memory: options.Memory = None,
     ram: options.Ram = None,
     quantise: options.Quantise = None,
@@ -59,7 +65,7 @@ def plan(
     model that was not fetched yet.
     """
     asked = {"size": size, "aspect": aspect, "base": base, "steps": steps, "guidance": guidance}
-    asked["allow_any_size"] = allow_any_size or None
+    asked |= {"allow_any_size": allow_any_size or None, "num_images": batch_size}
     given = {name: value for name, value in asked.items() if value is not None}
     machine = {"memory": memory, "ram": ram, "quantise": quantise, "device": device, "dtype": dtype}
     parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
@@ -119,7 +125,7 @@ def _place(
         absent=True,
     )
     plan = make_plan(request, located.defaults)
-    work = planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS)
+    work = planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS, batch_size=request.num_images)
     return located, planning.planner(work).choose(planning.limits())
 
 
@@ -130,13 +136,15 @@ def _show(placement: Placement) -> None:
     _show_networks(placement)
     print_line()
     size = f"{placement.width}x{placement.height}, {placement.steps} steps, {placement.dtype}"
-    _say("picture", f"{size} on {placement.device}")
+    together = f"{placement.batch} at once of " if placement.batch > 1 else ""
+    _say("picture", f"{together}{size} on {placement.device}")
     ram = f"{spell_bytes(placement.ram_bytes)} of RAM"
     device = f"{spell_bytes(placement.peak_bytes)} of memory of {placement.device}, "
     of_it = f"of it {spell_bytes(placement.baseline_bytes)} python and torch"
     _say("peak", f"{'' if placement.device == 'cpu' else device}{ram} ({of_it})")
     further, other = _time(placement.further_seconds), _time(placement.other_seconds)
-    _say("time", f"{_time(placement.seconds)}; a further picture {further}, of other words {other}")
+    once_more = "a further picture" if placement.batch == 1 else f"{placement.batch} further ones"
+    _say("time", f"{_time(placement.seconds)}; {once_more} {further}, of other words {other}")
     storage = placement.networks[1].strategy.storage
     rounded = f"near the exact one: the denoiser's blocks are rounded to {storage}"
     _say("picture is", "the exact one, up to rounding" if placement.exact else rounded)
