@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from benchmarks.random_checkpoint import write_random_checkpoint
+from petzval.conditioning.tokenizer import PromptTokenizer
 from petzval.errors import CheckpointError, PlacementError
+from petzval.inference import lone_encoder
 from petzval.inference.dry_networks import Work
 from petzval.inference.forms import Reckoned
 from petzval.inference.opening import open_checkpoint
-from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement
+from petzval.inference.placement import AUTOENCODER, DENOISER, ENCODER, Placement, Strategy
 from petzval.inference.planner import Budget, Planner
+from petzval.inference.planning import Planning
 from petzval.inference.speeds import Speeds
 from petzval.inference.variants import locate
 from petzval.weights.checkpoint import Checkpoint
@@ -119,6 +122,30 @@ def test_room_that_is_left_keeps_layers(
     every = [x for x in turbo.placements if not any(n.strategy.kept_layers for n in x.networks)]
     monkeypatch.setattr(turbo, "_placements", {"exact": every})
     assert turbo.choose(budget).other_seconds == pytest.approx(without, abs=0.051)
+
+
+def test_a_lone_encoder_keeps_layers_in_the_room_that_is_left(full_size: Checkpoint) -> None:
+    """The last one, that is: those before it leave the room to it."""
+
+    def strategy(gibibytes: float, *, beside: int = 0, last: bool = True) -> Strategy:
+        planning = Planning(
+            checkpoint=full_size,
+            tokenizer=PromptTokenizer(full_size.tokenizer),
+            device=CUDA,
+            dtype=torch.bfloat16,
+            budget=Budget(memory=int(gibibytes * GIBIBYTE)),
+            speeds=SPEEDS,
+        )
+        return lone_encoder._strategy(planning, beside, last=last)[0]
+
+    kept = [strategy(size).kept_layers for size in (2, 4, 6, 8, 10)]
+    assert kept[0] == 0 < kept[1] < kept[2] < kept[3] < kept[4] < 24
+    assert strategy(13).residence == "resident"
+    assert strategy(8, last=False) == strategy(2)
+    assert strategy(13, last=False) == strategy(13)
+    assert strategy(10, beside=2 * GIBIBYTE) == strategy(8)
+    with pytest.raises(PlacementError, match="the text encoder alone needs"):
+        strategy(1)
 
 
 @pytest.mark.parametrize(("side", "branches"), [(64, 1), (90, 2)])

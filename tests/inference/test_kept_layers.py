@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from petzval.inference.placement import (
     ENCODER,
     NETWORKS,
     Placement,
+    Residence,
     Strategy,
 )
 from petzval.inference.planner import Planner, with_kept_layers
@@ -123,6 +125,64 @@ def test_what_stays_is_what_was_predicted(checkpoint: Checkpoint) -> None:
     assert _where(layers) == [index in STRATEGIES[0].kept_of(6) for index in range(6)]
     residency.release()
     assert _there(networks.encoder) == 0
+
+
+def _strategies(encoder: str, denoiser: str, decoder: str) -> tuple[Strategy, ...]:
+    """Of names as "streamed 2", two layers of it kept."""
+
+    def strategy(name: str, **more: Any) -> Strategy:
+        residence, _, kept = name.partition(" ")
+        return Strategy(
+            residence=cast("Residence", residence),
+            device="cpu",
+            kept_layers=int(kept or 0),
+            **more,
+        )
+
+    folded = denoiser != "resident"
+    return strategy(encoder), strategy(denoiser, folded=folded), strategy(decoder)
+
+
+@pytest.mark.parametrize("decoder", ["resident", "staged"])
+@pytest.mark.parametrize("denoiser", ["resident", "staged", "streamed", "streamed 2"])
+@pytest.mark.parametrize("encoder", ["resident", "staged", "streamed", "streamed 4"])
+def test_nothing_is_there_that_was_not_counted(
+    pipeline: Pipeline, checkpoint: Checkpoint, encoder: str, denoiser: str, decoder: str
+) -> None:
+    """Whoever computes, of the others only what stays: predicted peaks count on it."""
+    placement = _placement(checkpoint, _strategies(encoder, denoiser, decoder))
+    assert pipeline.planning is not None
+    other = Pipeline.load(checkpoint.folder, device="cpu", dtype="float32")
+    other.moving.adopt(pipeline.planning.follow(placement))
+    networks = other.networks
+    every = dict(
+        zip(NETWORKS, (networks.encoder, networks.denoiser, networks.autoencoder), strict=True)
+    )
+    computing: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def check(*_: object) -> None:
+            computing.append(name)
+            for each, network in every.items():
+                placed = placement.of(each)
+                # Rows of the encoder's table of embeddings lie in the file.
+                table = getattr(getattr(network, "model", None), "embed_tokens", None)
+                there = _there(network) - (0 if table is None else _there(table))
+                allowed = placed.weight_bytes if each == name else placed.staying_bytes
+                assert there <= allowed, (each, name)
+
+        return check
+
+    networks.encoder.model.layers[-1].register_forward_hook(watch(ENCODER))
+    networks.denoiser.transformer_blocks[-1].register_forward_hook(watch(DENOISER))
+    networks.autoencoder.decoder.mid_block.register_forward_hook(watch(AUTOENCODER))
+    [expected, _] = pipeline.generate([FOX, "two words"], negative_prompt="blurry", **SMALL)
+    for event in other.steps([FOX, "two words"], negative_prompt="blurry", **SMALL):
+        event.preview()
+        for image in event.images:
+            if image.index == 0:
+                assert np.abs(image.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
+    assert set(computing) == set(NETWORKS)
 
 
 def test_layers_that_could_not_be_read_leave_nothing(

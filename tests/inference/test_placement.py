@@ -219,6 +219,11 @@ def test_the_encoder_may_stay_in_ram_and_ram_has_its_own_limit(checkpoint: Check
     planner = _planner(checkpoint, device="meta")  # an accelerator that is not the CPU
     on_cpu = [each for each in planner.placements if each.of(ENCODER).strategy.device == "cpu"]
     assert on_cpu
+    for (
+        each
+    ) in on_cpu:  # layers of the denoiser pass through RAM beside an encoder that stays there
+        there = each.of(ENCODER).staying_bytes + each.of(DENOISER).host_bytes
+        assert each.ram_bytes >= each.baseline_bytes + there
     assert min(each.peak_bytes for each in on_cpu) <= min(p.peak_bytes for p in planner.placements)
     least = min(planner.placements, key=lambda each: each.ram_bytes)
     assert planner.choose(Budget(ram=least.ram_bytes)).ram_bytes == least.ram_bytes
@@ -423,6 +428,9 @@ def test_what_a_budget_leaves_open_is_what_is_free(
         some = dataclasses.replace(card, budget=given).limits()
         assert some.memory == (given.memory or int(0.92 * 24e9))
         assert some.ram == (given.ram or ram)
+    promised = dataclasses.replace(card, budget=Budget(memory=10**11, ram=10**9))
+    assert promised.limits().memory == 10**11
+    assert promised._limits_now() == Budget(memory=int(0.92 * 24e9), ram=10**9)
     monkeypatch.setattr(backends, "present", lambda device: False)
     assert card.limits() == Budget()  # planned for from elsewhere
 

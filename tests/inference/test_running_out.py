@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from petzval.errors import PlacementError
-from petzval.inference import residency as residencies
+from petzval.inference import stage
 from petzval.inference.drawer import PipelineDrawer
 from petzval.inference.dry_networks import Work
 from petzval.inference.pipeline import Pipeline
@@ -78,7 +78,7 @@ class Starved:
                 self.networks.append(module)
                 raise error("as if there were no memory: out of memory")
 
-        monkeypatch.setattr(residencies, "fill", starving)
+        monkeypatch.setattr(stage, "fill", starving)
 
     @property
     def held(self) -> bool:

@@ -31,7 +31,10 @@ def _streamed(pipeline: Pipeline, **options: Any) -> tuple[Pipeline, Placement]:
         planning.checkpoint, torch.device("cpu"), torch.float32, work, SPEEDS, baseline=0
     )
     placement = next(
-        each for each in planner.placements if each.of(DENOISER).strategy.residence == "streamed"
+        each
+        for each in planner.placements
+        if each.of(DENOISER).strategy.residence == "streamed"
+        and not any(one.strategy.kept_layers for one in each.networks)
     )
     fresh = Pipeline.load(planning.checkpoint.folder, device="cpu", dtype="float32")
     fresh.moving.adopt(planning.follow(placement))

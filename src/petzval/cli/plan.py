@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,6 +108,7 @@ def _place(
     chosen = {name: value for name, value in machine.items() if value is not None}
     storage = choose_storage(chosen.get("quantise", "exact"))
 
+    from petzval.conditioning.encoder import DEFAULT_MAX_BATCH
     from petzval.inference.dry_networks import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
     from petzval.inference.planning import Planning
@@ -125,7 +127,12 @@ def _place(
         absent=True,
     )
     plan = make_plan(request, located.defaults)
-    work = planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS, batch_size=request.num_images)
+    batch = request.num_images  # of as many prompts, as a server's are
+    work = replace(
+        planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS, batch_size=batch),
+        text_batch=min(batch, DEFAULT_MAX_BATCH),
+        all_texts=batch,
+    )
     return located, planning.planner(work).choose(planning.limits())
 
 

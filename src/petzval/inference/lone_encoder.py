@@ -28,13 +28,14 @@ _CACHE_BYTES = 1 << 26
 """Features that are kept under limits."""
 
 
-def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
+def load_prompt_encoder(planning: Planning, beside: int = 0, *, last: bool = True) -> PromptEncoder:
     """A checkpoint's prompt encoder: whole where the limits have room for it, else streamed, with
     as many layers kept as there is room for.
 
     Args:
         planning: of a process that draws nothing.
         beside: bytes of other encoders on the same device.
+        last: False leaves to encoders that come after it the room for layers that it could keep.
 
     Raises:
         PlacementError: not even one layer after the other has room.
@@ -45,7 +46,7 @@ def load_prompt_encoder(planning: Planning, beside: int = 0) -> PromptEncoder:
         settle_heap(planning.budget, str(planning.device), 0)
         encoder = checkpoint.load_encoder(planning.dtype, planning.device)
         return PromptEncoder(encoder, tokenizer, checkpoint_id=checkpoint.identity)
-    strategy, ram = _strategy(planning, beside)
+    strategy, ram = _strategy(planning, beside, last=last)
     settle_heap(planning.budget, str(planning.device), ram)
     encoder = build_encoder(checkpoint, strategy, planning.dtype)
     reader = WeightReader(
@@ -75,7 +76,7 @@ def held_bytes(encoder: PromptEncoder, device: torch.device) -> int:
     return encoder.cache.max_bytes + sum(there)
 
 
-def _strategy(planning: Planning, beside: int) -> tuple[Strategy, int]:
+def _strategy(planning: Planning, beside: int, *, last: bool) -> tuple[Strategy, int]:
     """The faster one that keeps the limits with the longest prompt; this process's peak then."""
     work = Work(grid=(1, 1), calls=1, branches=1, text_tokens=DEFAULT_MAX_TOKENS - PREFIX_LENGTH)
     speeds = planning.speeds or measured_speeds(planning.device, planning.dtype)
@@ -90,6 +91,7 @@ def _strategy(planning: Planning, beside: int) -> tuple[Strategy, int]:
 
     device, layers = str(planning.device), planning.checkpoint.encoder_config.num_hidden_layers
     streamed = with_kept_layers(Strategy(residence="streamed", device=device), layers)
+    streamed = streamed if last else streamed[-1:]
     fastest_first = [Strategy(residence="resident", device=device), *streamed]
     for strategy in fastest_first:
         memory, ram = needs(footprints.of(ENCODER, strategy))

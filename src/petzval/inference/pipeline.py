@@ -26,7 +26,7 @@ from petzval.inference.loras import LoraAsked, LoraChoice, choose_loras, reweigh
 from petzval.inference.moving import Moving
 from petzval.inference.numerics import Noise
 from petzval.inference.parts import Parts
-from petzval.inference.placement import ENCODER, Placement, choose_storage
+from petzval.inference.placement import Placement, choose_storage
 from petzval.inference.plan import Asked, GenerationPlan, MadeBy, PlannedImage, decide
 from petzval.inference.planning import Planning, default_work
 from petzval.inference.recipe import UsedLora
@@ -314,8 +314,7 @@ class Pipeline:
         leave_decoding: bool,
     ) -> Iterator[StepEvent]:
         clock, moving = StageClock(), self.moving
-        if not moving.residency.keeps(ENCODER):
-            self._words.encode(plan, plan.texts)  # all of them before it leaves
+        self._words.encode_first(plan, images, moving.residency)
         levels, modulations = self._folded.of(plan, lambda: self.denoiser)
         graphs = moving.graphs if moving.concurrent else None  # they keep memory of their own
         denoise = self._words.velocity(plan, images, moving.residency, modulations, graphs)

@@ -187,7 +187,10 @@ class Placement:
         """Peak of this process in RAM."""
         if self._on_cpu(self.device):
             return self.peak_bytes
-        on_the_way = max(each.host_bytes for each in self.networks)
+        stays = sum(
+            each.staying_bytes for each in self.networks if self._on_cpu(each.strategy.device)
+        )
+        on_the_way = stays + max(each.host_bytes for each in self.networks)
         return self.baseline_bytes + max(self._peak("cpu"), on_the_way)
 
     def peak_at_once(self, records: int = 0) -> int:

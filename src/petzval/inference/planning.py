@@ -178,7 +178,7 @@ class Planning:
             loaded = self._unless_memory_ends(partial(self.follow, placement, terms))
             if loaded is not None:
                 return loaded
-            placement = planner.smaller(placement, budget)
+            placement = planner.smaller(placement, self._limits_now())
 
     def _load_everything(self) -> Residency:
         checkpoint, device = self.checkpoint, self.device
@@ -252,7 +252,7 @@ class Planning:
         planner = self.planner(work)
         if than is not None:
             before = planner if failed is None or failed == work else self.planner(failed)
-            return planner.smaller(before.again(than), self.limits())
+            return planner.smaller(before.again(than), self._limits_now())
         return planner.choose(self.limits())
 
     def restored(self) -> Residency:
@@ -296,6 +296,16 @@ class Planning:
             memory=memory if given.memory is None else given.memory,
             ram=ram if given.ram is None else given.ram,
         )
+
+    def _limits_now(self) -> Budget:
+        """The same after memory ran out: others may hold what a limit of one's own promised."""
+        given, free = self.limits(), replace(self, budget=Budget()).limits()
+
+        def less(first: int | None, second: int | None) -> int | None:
+            known = [each for each in (first, second) if each is not None]
+            return min(known, default=None)
+
+        return Budget(memory=less(given.memory, free.memory), ram=less(given.ram, free.ram))
 
     def _room(self) -> Budget:
         """A budget of what is free, where everything at once may not fit; else none.

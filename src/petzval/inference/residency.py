@@ -302,11 +302,14 @@ class Residency:
         return self._stages[DENOISER].visit if self._stages else None
 
     def bring(self, name: str) -> None:
-        """Have a network's numbers in place, and put out those that may not stay beside them."""
-        if not self._stages or self._stages[name].there:
+        """Have a network's numbers in place, and put out those that may not stay beside them.
+
+        One that stays puts the others out as well: no plan counts on what comes and goes being
+        there while somebody else computes.
+        """
+        if not self._stages:
             return
-        if not self.keeps(name):
-            self._clear(name)
+        self._clear(name)
         self._stages[name].bring()
 
     def put_out(self) -> None:

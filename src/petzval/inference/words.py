@@ -15,7 +15,7 @@ from petzval.inference import numerics
 from petzval.inference.denoise import Branch, branch, brought, guided, packed_branch
 from petzval.inference.graphs import GraphedDenoiser
 from petzval.inference.numerics import OfCheckpoint
-from petzval.inference.placement import DENOISER
+from petzval.inference.placement import DENOISER, ENCODER
 from petzval.inference.plan import GenerationPlan, PlannedImage
 from petzval.inference.residency import Residency
 from petzval.models.mmdit import MMDiT, StepModulation
@@ -63,6 +63,26 @@ class Words:
             return [(image,) for image in plan.images]
         encoded = zip(plan.texts, self.encode(plan, plan.texts), strict=True)
         return plan.batches(size, {prompt: each.num_tokens for prompt, each in encoded})
+
+    def encode_first(
+        self, plan: GenerationPlan, images: Sequence[PlannedImage], residency: Residency
+    ) -> None:
+        """Encode what some pictures need before the denoiser comes, where it may not stay beside.
+
+        Args:
+            plan: of the pictures; an encoder that leaves is asked for all of its words.
+            images: a batch of them.
+            residency: has the encoder.
+        """
+        if residency.stays:
+            return
+        if not residency.keeps(ENCODER):
+            self.encode(plan, plan.texts)
+            return
+        self.encode(plan, list(dict.fromkeys(image.prompt for image in images)))
+        if plan.guidance != 1.0:
+            negative = dict.fromkeys(image.negative_prompt for image in images)
+            self.encode(plan, [each for each in negative if each])
 
     def velocity(
         self,

@@ -107,7 +107,8 @@ class Encoding:
             )
             others = self._encoders.values()
             beside = sum(held_bytes(each, planning.device) for each in others)
-            self._encoders[located.name] = load_prompt_encoder(planning, beside)
+            last = model == pool.models[-1]
+            self._encoders[located.name] = load_prompt_encoder(planning, beside, last=last)
 
     def encode(
         self, model: str, prompts: Sequence[str], settings: Mapping[str, Any]
