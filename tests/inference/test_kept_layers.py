@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from petzval.inference import stage
-from petzval.inference.dry_networks import Work
 from petzval.inference.footprint import Footprints
 from petzval.inference.pipeline import Pipeline
 from petzval.inference.placement import (
@@ -21,7 +20,6 @@ from petzval.inference.placement import (
     DENOISER,
     ENCODER,
     NETWORKS,
-    Placement,
     Residence,
     Strategy,
 )
@@ -29,11 +27,9 @@ from petzval.inference.planner import Planner, with_kept_layers
 from petzval.inference.residency import Residency, denoiser_blocks, encoder_layers
 from petzval.inference.terms import Budget
 from petzval.weights.checkpoint import Checkpoint
+from tests.inference.test_placement import FOX, SMALL, WORK, placed
 from tests.support import SPEEDS
 
-FOX = "A red fox sleeping under a birch tree"
-SMALL: dict[str, Any] = {"size": "64x48", "steps": 2, "guidance": 2.0, "seed": 3}
-WORK = Work(grid=(4, 3), calls=2, branches=2, text_tokens=40)
 STREAMED = Strategy(residence="streamed", device="cpu")
 STRATEGIES = (
     Strategy(residence="streamed", device="cpu", kept_layers=4),
@@ -45,20 +41,6 @@ STRATEGIES = (
 @pytest.fixture(scope="module")
 def checkpoint(golden_checkpoint: Path) -> Checkpoint:
     return Checkpoint.open(golden_checkpoint)
-
-
-def _placement(checkpoint: Checkpoint, strategies: tuple[Strategy, ...] = STRATEGIES) -> Placement:
-    footprints = Footprints(checkpoint, torch.float32, WORK, SPEEDS)
-    return Placement(
-        device="cpu",
-        dtype="float32",
-        height=64,
-        width=48,
-        steps=2,
-        text_tokens=40,
-        networks=tuple(map(footprints.of, NETWORKS, strategies)),
-        baseline_bytes=0,
-    )
 
 
 def _there(network: nn.Module) -> int:
@@ -90,20 +72,20 @@ def test_the_picture_is_the_resident_one(pipeline: Pipeline, checkpoint: Checkpo
     [expected] = pipeline.generate(FOX, negative_prompt="blurry", **SMALL)
     assert pipeline.planning is not None
     other = Pipeline.load(checkpoint.folder, device="cpu", dtype="float32")
-    other.moving.adopt(pipeline.planning.follow(_placement(checkpoint)))
+    other.moving.adopt(pipeline.planning.follow(placed(checkpoint, STRATEGIES)))
     for _ in range(2):
         [got] = other.generate(FOX, negative_prompt="blurry", **SMALL)
         # A streamed encoder reads prefix and prompt in one pass: the same to rounding.
         assert np.abs(got.pixels.astype(int) - expected.pixels.astype(int)).max() <= 1
         other.text.cache.clear()
     fast = (Strategy(residence="resident", device="cpu"), *STRATEGIES[1:])
-    other.moving.adopt(pipeline.planning.follow(_placement(checkpoint, fast)))
+    other.moving.adopt(pipeline.planning.follow(placed(checkpoint, fast)))
     [got] = other.generate(FOX, negative_prompt="blurry", **SMALL)
     assert np.array_equal(got.pixels, expected.pixels)
 
 
 def test_what_stays_is_what_was_predicted(checkpoint: Checkpoint) -> None:
-    placement = _placement(checkpoint)
+    placement = placed(checkpoint, STRATEGIES)
     residency = Residency.follow(checkpoint, placement)
     networks = residency.networks
     layers = [layer for _, layer in encoder_layers(networks.encoder)]
@@ -150,7 +132,7 @@ def test_nothing_is_there_that_was_not_counted(
     pipeline: Pipeline, checkpoint: Checkpoint, encoder: str, denoiser: str, decoder: str
 ) -> None:
     """Whoever computes, of the others only what stays: predicted peaks count on it."""
-    placement = _placement(checkpoint, _strategies(encoder, denoiser, decoder))
+    placement = placed(checkpoint, _strategies(encoder, denoiser, decoder))
     assert pipeline.planning is not None
     other = Pipeline.load(checkpoint.folder, device="cpu", dtype="float32")
     other.moving.adopt(pipeline.planning.follow(placement))
@@ -188,7 +170,7 @@ def test_nothing_is_there_that_was_not_counted(
 def test_layers_that_could_not_be_read_leave_nothing(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    residency = Residency.follow(checkpoint, _placement(checkpoint))
+    residency = Residency.follow(checkpoint, placed(checkpoint, STRATEGIES))
     fill = stage.fill
 
     def fail(network: nn.Module, *arguments: Any, **options: Any) -> None:

@@ -281,7 +281,8 @@ EXACT: dict[str, tuple[Strategy, Strategy, Strategy]] = {
 }
 
 
-def _placement(checkpoint: Checkpoint, strategies: tuple[Strategy, ...]) -> Placement:
+def placed(checkpoint: Checkpoint, strategies: tuple[Strategy, ...]) -> Placement:
+    """These strategies, reckoned for `WORK`."""
     footprints = Footprints(checkpoint, torch.float32, WORK, SPEEDS)
     networks = zip((ENCODER, DENOISER, AUTOENCODER), strategies, strict=True)
     return Placement(
@@ -302,7 +303,7 @@ def test_exact_placements_draw_the_resident_picture_bit_for_bit(
 ) -> None:
     prompts = [FOX, "two words"]
     expected = pipeline.generate(prompts, negative_prompt="blurry", **SMALL)
-    other = _with_loaded(pipeline, _placement(checkpoint, EXACT[name]))
+    other = _with_loaded(pipeline, placed(checkpoint, EXACT[name]))
     events = list(other.steps(prompts, negative_prompt="blurry", **SMALL))
     got = [image for event in events for image in event.images]
     assert [g.encode() for g in got] == [e.encode() for e in expected]
@@ -317,7 +318,7 @@ def test_streamed_encoder_and_strips_draw_it_to_rounding(
         Strategy(residence="staged", device="cpu", strip_rows=16),
     )
     [expected] = pipeline.generate(FOX, **SMALL)
-    other = _with_loaded(pipeline, _placement(checkpoint, strategies))
+    other = _with_loaded(pipeline, placed(checkpoint, strategies))
     event = next(iter(other.steps(FOX, **SMALL)))
     assert event.preview().shape == (1, 48, 64, 3)  # puts the denoiser out; it is brought again
     [got] = other.generate(FOX, **SMALL)
@@ -331,7 +332,7 @@ def test_streamed_encoder_and_strips_draw_it_to_rounding(
 def test_what_is_put_out_is_gone_whoever_holds_it(
     pipeline: Pipeline, checkpoint: Checkpoint
 ) -> None:
-    other = _with_loaded(pipeline, _placement(checkpoint, EXACT["staged"]))
+    other = _with_loaded(pipeline, placed(checkpoint, EXACT["staged"]))
     denoiser = other.denoiser
     assert not any(weight.is_meta for weight in denoiser.parameters())
     assert not any(weight.is_meta for weight in other.autoencoder.parameters())
