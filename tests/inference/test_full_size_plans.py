@@ -6,6 +6,7 @@ sums that were counted by hand from the published shapes, and the targets of mem
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import fields, replace
 
@@ -14,6 +15,7 @@ import torch
 
 from benchmarks.random_checkpoint import write_random_checkpoint
 from petzval.conditioning.tokenizer import PromptTokenizer
+from petzval.config import from_mapping
 from petzval.errors import CheckpointError, PlacementError
 from petzval.inference import lone_encoder
 from petzval.inference.dry_networks import Work
@@ -27,6 +29,7 @@ from petzval.inference.variants import locate
 from petzval.weights.checkpoint import Checkpoint
 from petzval.weights.registry import find_mirror
 from petzval.weights.unfetched import unfetched_component
+from tests.conftest import REPOSITORY
 
 GIBIBYTE = 2**30
 CUDA = torch.device("cuda")
@@ -98,6 +101,23 @@ def test_the_targets_of_memory(turbo: Planner) -> None:
     assert _residences(streamed)[:2] == ["streamed on cuda"] * 2
     assert streamed.peak_bytes <= 2 * GIBIBYTE
     assert streamed.ram_bytes <= 2 * GIBIBYTE
+
+
+def test_the_guide_s_table_is_what_is_planned() -> None:
+    """For the published files, with the speeds that the guide gives as an example."""
+    guide = (REPOSITORY / "docs/guides/memory.md").read_text(encoding="utf-8")
+    example = guide[guide.index('{"flops"') :].split("}")[0] + "}"
+    speeds = from_mapping(Speeds, json.loads(example), where="guide")
+    published = open_checkpoint(locate("lens-turbo", unfetched=True))
+    planner = Planner(published, CUDA, torch.bfloat16, TURBO, speeds, baseline=400_000_000)
+    table = guide.split("| `--memory` | encoder |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 8
+    for row in table:
+        memory, *strategies, peak, seconds = (cell.strip() for cell in row.strip("|").split("|"))
+        plan = planner.choose(Budget.of(memory, None))
+        assert [str(each.strategy) for each in plan.networks] == strategies
+        assert f"{plan.peak_bytes / GIBIBYTE:.2f} GiB" == peak
+        assert f"{plan.other_seconds:.1f} s" == seconds
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -331,19 +330,10 @@ def test_a_lone_encoder_keeps_the_limits(
     assert held_bytes(roomy, cuda) == roomy.cache.max_bytes  # its numbers are elsewhere
     held: list[int] = []
     for kept in (5, 2, 0):
-
-        def keeping(strategy: Strategy, layers: int, kept: int = kept) -> list[Strategy]:
-            assert layers == 6
-            return [replace(strategy, kept_layers=kept)]
-
-        answers = iter([False, True, True])  # the whole encoder has no room
-
-        def within(need: int, limit: int | None, answers: Iterator[bool] = answers) -> bool:
-            del need, limit
-            return next(answers)
-
-        monkeypatch.setattr(lone_encoder, "with_kept_layers", keeping)
-        monkeypatch.setattr(lone_encoder, "_within", within)
+        strategy = Strategy(residence="streamed", device="cpu", kept_layers=kept)
+        monkeypatch.setattr(
+            lone_encoder, "_strategy", lambda *_, strategy=strategy, **__: (strategy, 0)
+        )
         streamed = loaded(1_000_000_000)
         assert not streamed.use_prefix_cache
         held.append(held_bytes(streamed, cpu))

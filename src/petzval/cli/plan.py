@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +65,9 @@ def plan(
     model that was not fetched yet.
     """
     asked = {"size": size, "aspect": aspect, "base": base, "steps": steps, "guidance": guidance}
-    asked |= {"allow_any_size": allow_any_size or None, "num_images": batch_size}
+    # Of as many prompts, as a server's pictures are.
+    prompts = [f"picture {number}" for number in range(batch_size)]
+    asked |= {"allow_any_size": allow_any_size or None, "prompt": prompts}
     given = {name: value for name, value in asked.items() if value is not None}
     machine = {"memory": memory, "ram": ram, "quantise": quantise, "device": device, "dtype": dtype}
     parts = {"denoiser": denoiser, "encoder": encoder, "vae": vae, "tokenizer": tokenizer}
@@ -103,12 +104,11 @@ def _place(
     named = Parts.of(**parts)
     name = model if model is not None or named else options.DEFAULT_MODEL
     located = locate(name, named, unfetched=True)
-    request = GenerationRequest(prompt="a picture", **given)
+    request = GenerationRequest(**given)
     request.resolution(located.defaults)
     chosen = {name: value for name, value in machine.items() if value is not None}
     storage = choose_storage(chosen.get("quantise", "exact"))
 
-    from petzval.conditioning.encoder import DEFAULT_MAX_BATCH
     from petzval.inference.dry_networks import DEFAULT_TEXT_TOKENS
     from petzval.inference.plan import make_plan
     from petzval.inference.planning import Planning
@@ -127,12 +127,8 @@ def _place(
         absent=True,
     )
     plan = make_plan(request, located.defaults)
-    batch = request.num_images  # of as many prompts, as a server's are
-    work = replace(
-        planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS, batch_size=batch),
-        text_batch=min(batch, DEFAULT_MAX_BATCH),
-        all_texts=batch,
-    )
+    together = len(request.prompts)
+    work = planning.work(plan, text_tokens=DEFAULT_TEXT_TOKENS, batch_size=together)
     return located, planning.planner(work).choose(planning.limits())
 
 

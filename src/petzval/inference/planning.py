@@ -276,11 +276,10 @@ class Planning:
 
         Args:
             plan: its longest prompt counts.
-            text_tokens: in place of the prompts'.
+            text_tokens: of every prompt, in place of its own.
             batch_size: pictures that run through the networks together, if there are as many.
         """
-        work = work_of(plan, self.tokenizer, batch_size)
-        return work if text_tokens is None else replace(work, text_tokens=text_tokens)
+        return work_of(plan, self.tokenizer, batch_size, text_tokens=text_tokens)
 
     def limits(self) -> Budget:
         """The budget; what it leaves open is what is free at present, if that can be known."""
@@ -333,10 +332,21 @@ def _share_of_ram() -> int | None:
     return int(SPARE * free) + backends.resident_bytes() if whole else None
 
 
-def work_of(plan: GenerationPlan, tokenizer: PromptTokenizer, batch_size: int = 1) -> Work:
-    """What the pictures of a plan ask of the networks; the longest prompt counts."""
+def work_of(
+    plan: GenerationPlan,
+    tokenizer: PromptTokenizer,
+    batch_size: int = 1,
+    *,
+    text_tokens: int | None = None,
+) -> Work:
+    """What the pictures of a plan ask of the networks; the longest prompt counts.
+
+    Args:
+        text_tokens: see `Planning.work`.
+    """
     lengths = [
-        len(
+        text_tokens
+        or len(
             tokenizer.encode(
                 text,
                 date=plan.template_date,

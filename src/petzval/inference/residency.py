@@ -315,14 +315,14 @@ class Residency:
     def put_out(self) -> None:
         """Put out what can be brought again; nothing where all networks are there for good."""
         for stage in self._stages.values():
-            stage.put_out()
+            stage.release()
         if self._stages:
             backends.give_back(self.device)
 
     def release(self) -> None:
         """Put everything out, what is there for good as well."""
         for stage in self._stages.values():
-            stage.put_out()
+            stage.release()
         for network in (self.networks.encoder, self.networks.denoiser, self.networks.autoencoder):
             vacate(network)
         backends.give_back(self.device)
@@ -334,7 +334,7 @@ class Residency:
             if name != coming and stage.there and not self.keeps(name)
         ]
         for stage in leaving:
-            stage.release()
+            stage.leave()
         if leaving:
             backends.give_back(self.device)
 

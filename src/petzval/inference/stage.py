@@ -74,15 +74,15 @@ class Stage:
                 raise
             self.there = self._kept_are_there = True
 
-    def release(self) -> None:
-        """Put out the numbers that do not stay."""
+    def leave(self) -> None:
+        """Make room for another network: put out the numbers that do not stay."""
         for stream in self._streams:
             stream.release()
         vacate(self.network, [layer for _, layer in self._kept])
         self.there = False
 
-    def put_out(self) -> None:
+    def release(self) -> None:
         """Put out all numbers."""
-        self.release()
+        self.leave()
         vacate(self.network)
         self._kept_are_there = False

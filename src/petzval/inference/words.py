@@ -67,7 +67,9 @@ class Words:
     def encode_first(
         self, plan: GenerationPlan, images: Sequence[PlannedImage], residency: Residency
     ) -> None:
-        """Encode what some pictures need before the denoiser comes, where it may not stay beside.
+        """Encode what some pictures need before the denoiser comes, where they take turns.
+
+        An encoder that is asked later would push the denoiser out, also one that itself stays.
 
         Args:
             plan: of the pictures; an encoder that leaves is asked for all of its words.
